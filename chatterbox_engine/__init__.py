@@ -1,0 +1,1 @@
+"""Chatterbox text-to-speech, made fast. Knows nothing of Ray or HTTP."""

@@ -1,0 +1,47 @@
+"""The public errors of the engine. The service maps each to one HTTP status, in one place."""
+
+
+class ChatterboxError(Exception):
+    """Base of every error the engine raises on purpose; its message says what to do."""
+
+
+class InvalidRequest(ChatterboxError):
+    """The caller's input cannot be used. `param` names the field at fault."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.message = message
+        self.param = param
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UnknownVoice(ChatterboxError):
+    """No voice of that name or id is stored."""
+
+    def __init__(self, voice: str) -> None:
+        super().__init__(voice)
+        self.voice = voice
+
+    def __str__(self) -> str:
+        return f"There is no voice {self.voice!r}. GET /v1/voices lists the voices there are."
+
+
+class Overloaded(ChatterboxError):
+    """No place is free now. Try again after `retry_after` seconds."""
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"All places are taken. Try again in {self.retry_after:g} s."
+
+
+class ModelUnavailable(ChatterboxError):
+    """The model's weights cannot be had, or the model is still warming up."""
+
+
+class EngineDead(ChatterboxError):
+    """An engine's thread has ended; its replica must be replaced."""

@@ -1,0 +1,58 @@
+"""What travels between the caller, T3 and S3Gen. All of it pickles."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+SAMPLE_RATE = 24_000
+"""Samples a second of the audio made."""
+TOKEN_RATE = 25
+"""Speech tokens a second."""
+FRAMES_PER_TOKEN = 2
+"""Mel frames that one speech token becomes."""
+SAMPLES_PER_FRAME = 480
+SAMPLES_PER_TOKEN = FRAMES_PER_TOKEN * SAMPLES_PER_FRAME
+VALID_TOKENS = 6561
+"""Speech tokens below this carry sound; those from it upwards are marks and are dropped."""
+
+
+class SamplingParams(BaseModel):
+    """How T3 samples one request. Defaults are those of `ChatterboxTTS.generate`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float = Field(0.8, ge=0.05, le=5.0)
+    min_p: float = Field(0.05, ge=0.0, le=1.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    repetition_penalty: float = Field(1.2, ge=1.0, le=10.0)
+    cfg_weight: float = Field(0.5, ge=0.0, le=5.0)
+    exaggeration: float = Field(0.5, ge=0.0, le=2.0)
+    max_new_tokens: int = Field(1000, ge=1, le=4096)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRequest:
+    """One utterance (at the S3Gen replica) or one piece of it (at the T3 replica)."""
+
+    text: str
+    voice: str = "default"
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """Speech tokens below VALID_TOKENS, in the order spoken."""
+
+    tokens: tuple[int, ...]
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """Mono float32 samples in [-1, 1] at SAMPLE_RATE."""
+
+    samples: np.ndarray
+    final: bool
