@@ -118,6 +118,8 @@ class RandomWeights(_Spec):
     seed: int = 0
     tokens_per_character: float = 1.7
     """Random weights almost never sample the stop token, so a text's length says how many tokens it gets."""
+    prompt_tokens: int = 250
+    """Speech tokens of the built-in voice's made-up clip."""
 
 
 class ModelSpec(_Spec):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 SAMPLE_RATE = 24_000
 """Samples a second of the audio made."""
@@ -56,3 +57,22 @@ class AudioChunk:
 
     samples: np.ndarray
     final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class T3Voice:
+    """What T3 takes from a voice: speaker (1, 256) float32 and speech prompt (1, P) int64. `id` names its content."""
+
+    id: str
+    speaker: Tensor
+    prompt: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class S3GenVoice:
+    """What S3Gen takes from a voice: prompt tokens (1, N) int64, their mel (1, 2N, 80), speaker (1, 192) float32."""
+
+    id: str
+    prompt: Tensor
+    feat: Tensor
+    speaker: Tensor

@@ -1,0 +1,146 @@
+"""Where a model comes from: hub id, folder, the bundled demo, or dummy weights -> spec, tensors, tokenizer, voice."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from chatterbox_engine.errors import ModelUnavailable
+from chatterbox_engine.spec import SPECS, ModelSpec
+from chatterbox_engine.types import FRAMES_PER_TOKEN
+from chatterbox_engine.voice import DEFAULT_VOICE, Voice
+from chatterbox_engine.weights import RandomWeights, SafetensorsWeights, Weights
+
+logger = logging.getLogger(__name__)
+
+HUB_MODEL = "ResembleAI/chatterbox"
+DEMO = Path(__file__).parent / "demo"
+T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3_cfg.safetensors", "s3gen.safetensors", "ve.safetensors"
+TOKENIZER_FILE, VOICE_FILE, CONFIG_FILE = "tokenizer.json", "conds.pt", "config.json"
+_OTHER_FAMILIES = {
+    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
+    "t3_nano_v1.safetensors": "Chatterbox Nano",
+    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
+}
+WAYS_OUT = (
+    "Ways out: `demo` (bundled, no download), `dummy:chatterbox` (full size, random weights), "
+    f"`{HUB_MODEL}` (needs the network once), or a folder with {T3_FILE}, {S3GEN_FILE}, {VOICE_ENCODER_FILE} "
+    f"and {TOKENIZER_FILE}."
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that was found; its tensors are read when a module asks for them."""
+
+    model: str
+    """What the caller asked for, with `auto` resolved."""
+    spec: ModelSpec
+    folder: Path | None
+    """None where the weights are drawn from a seed."""
+    tokenizer: Path
+
+    def weights(self, file: str) -> Weights:
+        """The tensors of T3_FILE, S3GEN_FILE or VOICE_ENCODER_FILE. Raises ModelUnavailable."""
+        if self.folder is None:
+            assert self.spec.random_weights is not None
+            return RandomWeights(self.spec.random_weights.seed)
+        return SafetensorsWeights(self.folder / file)
+
+    def voice(self) -> Voice | None:
+        """The built-in voice, or None where the checkpoint has none."""
+        if self.folder is None:
+            return _random_voice(self.spec)
+        path = self.folder / VOICE_FILE
+        return Voice.from_conditionals_file(path, model=self.spec.name) if path.is_file() else None
+
+    def tokens_wanted(self, text: str) -> int | None:
+        """Valid speech tokens after which to stop, for weights that never sample the stop token; else None."""
+        random = self.spec.random_weights
+        return None if random is None else max(5, round(len(text) * random.tokens_per_character))
+
+
+def find(model: str, device: str) -> Checkpoint:
+    """Resolve `auto`, `demo`, `dummy:NAME`, a folder, or a hub id (which downloads on first use).
+
+    Raises ModelUnavailable naming what is missing, where it was looked for, and the ways out.
+    """
+    if model == "auto":
+        model = HUB_MODEL if device.startswith("cuda") else "demo"
+    if model == "demo":
+        return Checkpoint(model, _read_spec(DEMO / CONFIG_FILE), None, DEMO / TOKENIZER_FILE)
+    if model.startswith("dummy:"):
+        return _dummy(model)
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+            raise ModelUnavailable(f"There is no folder {model} and no model of that name. {WAYS_OUT}")
+        folder = _download(model)
+    return _open(model, folder)
+
+
+def _dummy(model: str) -> Checkpoint:
+    name = model.removeprefix("dummy:")
+    names = sorted(path.stem for path in SPECS.glob("*.json"))
+    if name not in names:
+        raise ModelUnavailable(f"There is no {model}. There are: {', '.join('dummy:' + n for n in names)}.")
+    spec = _read_spec(SPECS / f"{name}.json")
+    note = "The full architecture with random weights, for load and speed tests: it makes noise, not speech."
+    random = {"random_weights": {}, "name": model, "note": note}
+    return Checkpoint(model, ModelSpec.model_validate({**spec.model_dump(), **random}), None, DEMO / TOKENIZER_FILE)
+
+
+def _open(model: str, folder: Path) -> Checkpoint:
+    for file, family in _OTHER_FAMILIES.items():
+        if (folder / file).is_file() and not (folder / T3_FILE).is_file():
+            raise ModelUnavailable(f"{folder} holds {family}, which this version does not serve yet. {WAYS_OUT}")
+    for file in (T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE):
+        if not (folder / file).is_file():
+            raise ModelUnavailable(f"{folder} has no {file}. {WAYS_OUT}")
+    own = folder / CONFIG_FILE
+    spec = _read_spec(own if own.is_file() and '"t3"' in own.read_text() else SPECS / "chatterbox.json")
+    return Checkpoint(model, spec, folder, folder / TOKENIZER_FILE)
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = [T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE, VOICE_FILE]
+    logger.info("Looking for %s in the local cache, then at the hub", model)
+    try:
+        return Path(snapshot_download(repo_id=model, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelUnavailable(
+            f"{model}: {', '.join(wanted)} are neither in the local hub cache nor could they be downloaded "
+            f"({reason}). {WAYS_OUT}"
+        ) from error
+
+
+def _read_spec(path: Path) -> ModelSpec:
+    try:
+        return ModelSpec.load(path)
+    except (OSError, ValueError, ValidationError) as error:
+        raise ModelUnavailable(f"{path} does not describe a model: {error}") from error
+
+
+def _random_voice(spec: ModelSpec) -> Voice:
+    """A voice of made-up conditioning, the same for one seed."""
+    assert spec.random_weights is not None
+    generator = torch.Generator().manual_seed(spec.random_weights.seed)
+    tokens = spec.random_weights.prompt_tokens
+    frames = FRAMES_PER_TOKEN * tokens
+    return Voice(
+        id=DEFAULT_VOICE,
+        name=DEFAULT_VOICE,
+        created=0,
+        model=spec.name,
+        speaker=torch.nn.functional.normalize(torch.randn(1, spec.t3.speaker_width, generator=generator)),
+        t3_prompt=torch.randint(0, spec.s3gen.token_vocab, (1, spec.t3.prompt_tokens), generator=generator),
+        s3gen_prompt=torch.randint(0, spec.s3gen.token_vocab, (1, tokens), generator=generator),
+        s3gen_feat=torch.randn(1, frames, spec.s3gen.mel_bins, generator=generator) - 6.0,
+        s3gen_speaker=torch.randn(1, spec.s3gen.speaker_width, generator=generator),
+    )

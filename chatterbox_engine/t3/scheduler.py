@@ -1,0 +1,104 @@
+"""Which requests run, on which rows of the KV cache, and what the next step computes. Holds no tensors."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from chatterbox_engine.errors import Overloaded
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One request's place in T3: `width` rows (two with CFG), a prompt to prefill, then a token a step."""
+
+    width: int
+    prompt_length: int
+    rows: list[int] = field(default_factory=list)
+    prefilled: int = 0
+    steps: int = 0
+    """Tokens sampled so far."""
+
+    @property
+    def length(self) -> int:
+        """Positions that the next decode step finds in the cache: the prompt and every token fed back so far."""
+        return self.prefilled + max(0, self.steps - 1)
+
+    @property
+    def prefilling(self) -> bool:
+        return self.prefilled < self.prompt_length
+
+
+class Scheduler:
+    """First come, first served. Live rows always lie side by side from row 0, so that a step reads one block."""
+
+    def __init__(self, max_streams: int, prefill_positions: int, max_waiting: int) -> None:
+        self._max_streams = max_streams
+        self._prefill_positions = prefill_positions
+        self._max_waiting = max_waiting
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.owners: list[Sequence] = []
+        """The sequence of each live row."""
+
+    @property
+    def rows(self) -> int:
+        """Live rows."""
+        return len(self.owners)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a request. Raises Overloaded where the queue is full."""
+        if len(self.waiting) >= self._max_waiting:
+            raise Overloaded
+        self.waiting.append(sequence)
+
+    def admit(self) -> list[Sequence]:
+        """Give rows to those who wait, as far as there are places."""
+        admitted = []
+        while self.waiting and len(self.running) < self._max_streams:
+            sequence = self.waiting.popleft()
+            sequence.rows = list(range(self.rows, self.rows + sequence.width))
+            self.owners.extend([sequence] * sequence.width)
+            self.running.append(sequence)
+            admitted.append(sequence)
+        return admitted
+
+    def prefill(self) -> list[tuple[Sequence, int]]:
+        """Sequences to prefill in this step, with positions for each.
+
+        Beside running streams all of them together take at most `prefill_positions` (rows x positions), so that
+        nobody's next token waits longer than about one step; where nobody is decoding, prompts are taken whole.
+        """
+        prompts = [s for s in self.running if s.prefilling]
+        if not any(not s.prefilling for s in self.running):
+            return [(s, s.prompt_length - s.prefilled) for s in prompts]
+        plan: list[tuple[Sequence, int]] = []
+        budget = self._prefill_positions
+        for sequence in prompts:
+            count = min(sequence.prompt_length - sequence.prefilled, max(1, budget // sequence.width))
+            if budget < sequence.width and plan:
+                break
+            plan.append((sequence, count))
+            budget -= count * sequence.width
+        return plan
+
+    def release(self, sequence: Sequence) -> list[tuple[int, int, int]]:
+        """Take a request out, waiting or running; the last rows move into the holes it leaves.
+
+        Returns the moves as (source row, target row, positions to copy).
+        """
+        if sequence not in self.running:
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
+            return []
+        self.running.remove(sequence)
+        keep = self.rows - sequence.width
+        holes = [row for row in sequence.rows if row < keep]
+        movers = [row for row in range(keep, self.rows) if self.owners[row] is not sequence]
+        moves = []
+        for source, target in zip(movers, holes, strict=True):
+            owner = self.owners[source]
+            owner.rows[owner.rows.index(source)] = target
+            self.owners[target] = owner
+            moves.append((source, target, owner.length + 1))
+        del self.owners[keep:]
+        sequence.rows = []
+        return moves

@@ -1,0 +1,75 @@
+"""The loop of an engine: one thread that steps while there is work and sleeps while there is none."""
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+
+import torch
+
+from chatterbox_engine.errors import EngineDead
+
+logger = logging.getLogger(__name__)
+
+
+class Worker(ABC):
+    """Runs `step` on a thread of its own. What `step` touches, only that thread touches."""
+
+    _POLL_S = 0.05
+    """A sleeping worker looks this often for work that comes due by the clock."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._wake = threading.Event()
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self.busy_seconds = 0.0
+        """Time spent in steps that did work."""
+        self.steps = 0
+        self._beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Do the next bit of work; False if there was none."""
+
+    @abstractmethod
+    def fail_all(self, error: BaseException) -> None:
+        """End every stream with `error`: the thread is about to end."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be work."""
+        self._wake.set()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the thread and every stream. Safe to call twice."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def check_alive(self, stalled_s: float = 60.0) -> None:
+        """Raises EngineDead if the thread has ended, or has been in one step for `stalled_s` seconds."""
+        if self._failure is not None or not self._thread.is_alive():
+            raise EngineDead(f"The {self._name} engine has ended: {self._failure or 'it was stopped'}.")
+        if time.monotonic() - self._beat > stalled_s:
+            raise EngineDead(f"The {self._name} engine has been in one step for over {stalled_s:g} s.")
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while not self._stopping:
+                    self._beat = begin = time.monotonic()
+                    self._wake.clear()
+                    if self.step():
+                        self.steps += 1
+                        self.busy_seconds += time.monotonic() - begin
+                    else:
+                        self._wake.wait(self._POLL_S)
+        except BaseException as error:
+            self._failure = error
+            logger.exception("The %s engine has ended", self._name)
+        self.fail_all(EngineDead(f"The {self._name} engine has ended: {self._failure or 'it was stopped'}."))

@@ -1,0 +1,46 @@
+"""What tests share: data that may be absent, and the reference's classes at a small depth."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+torch.set_num_threads(2)
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Inputs that the project's own files do not contain."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the folder ../shared/data is not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def reference_t3() -> Any:
+    """chatterbox-tts's T3, its own class, at two layers and full width, with random weights."""
+    from chatterbox.models.t3 import T3
+    from chatterbox.models.t3.llama_configs import LLAMA_CONFIGS
+    from chatterbox.models.t3.modules.t3_config import T3Config
+
+    LLAMA_CONFIGS["two_layers"] = {**LLAMA_CONFIGS["Llama_520M"], "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    settings = T3Config.english_only()
+    settings.llama_config_name = "two_layers"
+    return T3(settings).eval()
+
+
+@pytest.fixture(scope="session")
+def reference_voice() -> Any:
+    """Conditioning of a made-up voice, as chatterbox-tts's T3 takes it."""
+    generator = torch.Generator().manual_seed(1)
+    return SimpleNamespace(
+        speaker=torch.randn(1, 256, generator=generator),
+        prompt=torch.randint(0, 6561, (1, 150), generator=generator),
+    )

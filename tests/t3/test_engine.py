@@ -1,0 +1,210 @@
+"""T3's engine against chatterbox-tts, alone and in company; joining, leaving, cancelling, waiting."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from chatterbox_engine.config import T3Switches
+from chatterbox_engine.errors import EngineDead, InvalidRequest, Overloaded
+from chatterbox_engine.mailbox import Mailbox
+from chatterbox_engine.spec import T3Spec
+from chatterbox_engine.t3.engine import T3Engine
+from chatterbox_engine.t3.model import T3Model
+from chatterbox_engine.types import SamplingParams, T3Voice
+from chatterbox_engine.weights import StateDictWeights
+
+TOKENS = 64
+SHORT = [255, 20, 31, 42, 17, 0]
+LONG = [255, *(1 + i * 37 % 250 for i in range(180)), 0]
+
+
+@pytest.fixture(scope="module")
+def model(reference_t3: Any) -> T3Model:
+    weights = StateDictWeights(reference_t3.state_dict(), "the reference")
+    return T3Model.from_weights(T3Spec(layers=2), weights, 700, torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def voice(reference_voice: Any) -> T3Voice:
+    return T3Voice("v", reference_voice.speaker, reference_voice.prompt)
+
+
+def started(model: T3Model, **switches: Any) -> T3Engine:
+    engine = T3Engine(model, T3Switches(max_positions=700, **switches), max_waiting=16)
+    engine.start()
+    return engine
+
+
+@pytest.fixture
+def exact(model: T3Model) -> Iterator[T3Engine]:
+    engine = started(model, exact=True)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def batched(model: T3Model) -> Iterator[T3Engine]:
+    engine = started(model)
+    yield engine
+    engine.stop()
+
+
+def reference_tokens(t3: Any, voice: T3Voice, text: list[int], params: SamplingParams) -> list[int]:
+    """What the unmodified T3 yields, without the tokens that carry no sound."""
+    from chatterbox.models.t3.modules.cond_enc import T3Cond
+
+    cond = T3Cond(
+        speaker_emb=voice.speaker,
+        cond_prompt_speech_tokens=voice.prompt,
+        emotion_adv=params.exaggeration * torch.ones(1, 1, 1),
+    )
+    torch.manual_seed(params.seed)
+    tokens = t3.inference(
+        t3_cond=cond,
+        text_tokens=torch.tensor([text, text]),
+        max_new_tokens=params.max_new_tokens,
+        temperature=params.temperature,
+        cfg_weight=params.cfg_weight,
+        repetition_penalty=params.repetition_penalty,
+        min_p=params.min_p,
+        top_p=params.top_p,
+    )[0].tolist()
+    return [token for token in tokens if token < 6561]
+
+
+def drain(stream: Mailbox[int]) -> list[int]:
+    tokens, _ = stream.read(10_000, timeout=120)
+    return tokens
+
+
+CASES = [
+    (SHORT if seed % 2 else LONG, SamplingParams(
+        seed=seed, cfg_weight=(0.3, 0.5, 1.0)[seed % 3], max_new_tokens=TOKENS, exaggeration=0.25 + seed / 20,
+        top_p=0.9 if seed % 5 == 0 else 1.0, temperature=1.0 if seed % 4 == 0 else 0.8,
+    ))
+    for seed in range(20)
+]  # fmt: skip
+
+
+def test_tokens_equal_the_reference_alone_and_in_a_mixed_batch(
+    exact: T3Engine, reference_t3: Any, voice: T3Voice
+) -> None:
+    expected = [reference_tokens(reference_t3, voice, text, params) for text, params in CASES]
+    alone = [drain(exact.submit(text, voice, params)) for text, params in CASES]
+    assert alone == expected
+
+    streams = []
+    for text, params in CASES:  # at most 8 run; each joins when the others are at different steps
+        streams.append(exact.submit(text, voice, params))
+        time.sleep(0.02)
+    assert [drain(stream) for stream in streams] == expected
+
+
+def test_a_batch_computes_what_each_stream_computes_alone(batched: T3Engine, voice: T3Voice) -> None:
+    cases = [(text, params.model_copy(update={"cfg_weight": w, "max_new_tokens": 24}))
+             for (text, params), w in zip(CASES[:6], (0.0, 0.5, 0.0, 1.0, 0.3, 0.5), strict=True)]  # fmt: skip
+    alone = [drain(batched.submit(text, voice, params)) for text, params in cases]
+    together = [batched.submit(text, voice, params) for text, params in cases]
+    assert [drain(stream) for stream in together] == alone
+    assert all(len(tokens) > 10 for tokens in alone)
+
+
+def test_no_cfg_is_one_row_and_means_the_conditioned_half(batched: T3Engine, voice: T3Voice) -> None:
+    """cfg_weight 0 fails in the reference; its meaning is the limit of small weights."""
+    nearly = SamplingParams(seed=3, cfg_weight=1e-7, max_new_tokens=24)
+    without = nearly.model_copy(update={"cfg_weight": 0.0})
+    assert drain(batched.submit(SHORT, voice, without)) == drain(batched.submit(SHORT, voice, nearly))
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.002)
+    assert condition()
+
+
+def test_cancel_frees_the_slot_and_leaves_the_others_alone(batched: T3Engine, voice: T3Voice) -> None:
+    params = SamplingParams(seed=5, max_new_tokens=200)
+    expected = drain(batched.submit(SHORT, voice, params))
+    streams = [batched.submit(LONG, voice, params), batched.submit(SHORT, voice, params)]
+    streams[1].read(5, timeout=60)
+    streams[0].close()
+    wait_for(lambda: batched.running == 1)
+    streams[1].read(5, timeout=60)
+    streams[1].close()
+    wait_for(lambda: batched.running == 0)
+    assert drain(batched.submit(SHORT, voice, params)) == expected
+
+
+def test_a_reader_who_does_not_read_slows_its_own_stream_only(model: T3Model, voice: T3Voice) -> None:
+    engine = started(model, queue_tokens=8)
+    try:
+        params = SamplingParams(seed=1, max_new_tokens=60)
+        slow = engine.submit(SHORT, voice, params)
+        wait_for(lambda: slow.unread >= 8)
+        quick = engine.submit(SHORT, voice, params)
+        read: list[int] = []
+        final = False
+        while not final:
+            tokens, final = quick.read(4, timeout=60)
+            read += tokens
+        assert slow.unread <= 9
+        late: list[int] = []
+        final = False
+        while not final:
+            tokens, final = slow.read(4, timeout=60)
+            late += tokens
+        assert late == read
+    finally:
+        engine.stop()
+
+
+def test_long_prompts_do_not_stall_running_streams(model: T3Model, voice: T3Voice) -> None:
+    """Beside a running stream, a prompt is prefilled in parts: the stream gets a token between any two of them."""
+    engine = T3Engine(model, T3Switches(max_positions=700, prefill_positions=32))
+    params = SamplingParams(seed=1, max_new_tokens=400)
+    with torch.inference_mode():
+        engine._thread.start()
+        engine.stop()  # the test drives the steps itself
+        engine._failure, engine._thread = None, _Alive()  # type: ignore[assignment]
+        first = engine.submit(SHORT, voice, params)
+        engine.step()
+        second = engine.submit(LONG, voice, params)
+        rounds = 0
+        while second.unread == 0:
+            before = first.unread
+            engine.step()
+            assert first.unread + len([1 for t in [0] if engine.batch == 0]) >= before
+            rounds += 1
+        assert rounds >= 2 * len(LONG) // 32
+
+
+class _Alive:
+    def is_alive(self) -> bool:
+        return True
+
+
+def test_what_does_not_fit_is_refused(batched: T3Engine, voice: T3Voice) -> None:
+    with pytest.raises(InvalidRequest, match="positions"):
+        batched.submit(LONG, voice, SamplingParams(max_new_tokens=700))
+    with pytest.raises(InvalidRequest, match="tokens"):
+        batched.submit(LONG * 20, voice, SamplingParams())
+
+
+def test_a_full_queue_is_overloaded_and_a_stopped_engine_is_dead(model: T3Model, voice: T3Voice) -> None:
+    engine = T3Engine(model, T3Switches(max_positions=700, max_streams=1), max_waiting=1)
+    engine.start()
+    params = SamplingParams(max_new_tokens=300)
+    streams = [engine.submit(SHORT, voice, params) for _ in range(6)]
+    with pytest.raises(Overloaded):
+        for stream in streams:
+            stream.read(1, timeout=60)
+    engine.stop()
+    with pytest.raises(EngineDead):
+        engine.submit(SHORT, voice, params)
+    with pytest.raises(EngineDead):
+        streams[0].read(10_000, timeout=60)
+        streams[0].read(1, timeout=60)
