@@ -1,17 +1,24 @@
 """Where a model comes from: hub id, folder, the bundled demo, or dummy weights -> spec, tensors, tokenizer, voice."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
 
 from chatterbox_engine.errors import ModelUnavailable
 from chatterbox_engine.spec import SPECS, ModelSpec
+from chatterbox_engine.text import TextTokenizer
 from chatterbox_engine.types import FRAMES_PER_TOKEN
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice
-from chatterbox_engine.weights import RandomWeights, SafetensorsWeights, Weights
+from chatterbox_engine.voice_encoder import VoiceEncoder
+from chatterbox_engine.weights import RandomWeights, SafetensorsWeights, StateDictWeights, Weights
+
+if TYPE_CHECKING:
+    from chatterbox.tts import ChatterboxTTS
 
 logger = logging.getLogger(__name__)
 
@@ -38,23 +45,16 @@ class Checkpoint:
     model: str
     """What the caller asked for, with `auto` resolved."""
     spec: ModelSpec
-    folder: Path | None
-    """None where the weights are drawn from a seed."""
-    tokenizer: Path
+    weights: Callable[[str], Weights]
+    """The tensors of T3_FILE, S3GEN_FILE or VOICE_ENCODER_FILE. Raises ModelUnavailable."""
+    tokenizer: Callable[[], TextTokenizer]
+    """Raises ModelUnavailable."""
+    voice: Callable[[], Voice | None]
+    """The built-in voice, or None where the checkpoint has none. Raises ModelUnavailable."""
 
-    def weights(self, file: str) -> Weights:
-        """The tensors of T3_FILE, S3GEN_FILE or VOICE_ENCODER_FILE. Raises ModelUnavailable."""
-        if self.folder is None:
-            assert self.spec.random_weights is not None
-            return RandomWeights(self.spec.random_weights.seed)
-        return SafetensorsWeights(self.folder / file)
-
-    def voice(self) -> Voice | None:
-        """The built-in voice, or None where the checkpoint has none."""
-        if self.folder is None:
-            return _random_voice(self.spec)
-        path = self.folder / VOICE_FILE
-        return Voice.from_conditionals_file(path, model=self.spec.name) if path.is_file() else None
+    def voice_encoder(self) -> VoiceEncoder:
+        """What makes voices from clips; takes seconds to load, and only those who upload need it."""
+        return VoiceEncoder(self.spec, self.weights(VOICE_ENCODER_FILE), self.weights(S3GEN_FILE))
 
     def tokens_wanted(self, text: str) -> int | None:
         """Valid speech tokens after which to stop, for weights that never sample the stop token; else None."""
@@ -70,7 +70,7 @@ def find(model: str, device: str) -> Checkpoint:
     if model == "auto":
         model = HUB_MODEL if device.startswith("cuda") else "demo"
     if model == "demo":
-        return Checkpoint(model, _read_spec(DEMO / CONFIG_FILE), None, DEMO / TOKENIZER_FILE)
+        return _seeded(model, _read_spec(DEMO / CONFIG_FILE))
     if model.startswith("dummy:"):
         return _dummy(model)
     folder = Path(model).expanduser()
@@ -81,6 +81,33 @@ def find(model: str, device: str) -> Checkpoint:
     return _open(model, folder)
 
 
+def from_reference(model: "ChatterboxTTS") -> Checkpoint:
+    """A ChatterboxTTS in memory; its tensors are shared where they can be, and it is left as it is."""
+    spec = _read_spec(SPECS / "chatterbox.json")
+    spec = spec.model_copy(update={"t3": spec.t3.model_copy(update={"layers": len(model.t3.tfmr.layers)})})
+    modules = {T3_FILE: model.t3, S3GEN_FILE: model.s3gen, VOICE_ENCODER_FILE: model.ve}
+    return Checkpoint(
+        "ChatterboxTTS in memory",
+        spec,
+        weights=lambda file: StateDictWeights(modules[file].state_dict(), f"the ChatterboxTTS's {file}"),
+        tokenizer=lambda: TextTokenizer(model.tokenizer.tokenizer, spec.t3, "the ChatterboxTTS's tokenizer"),
+        voice=lambda: Voice.from_conditionals(model.conds, "conds", spec.name) if model.conds is not None else None,
+    )
+
+
+def _seeded(model: str, spec: ModelSpec) -> Checkpoint:
+    """A model whose weights are drawn from a seed, with the bundled tokenizer."""
+    assert spec.random_weights is not None
+    seed = spec.random_weights.seed
+    return Checkpoint(
+        model,
+        spec,
+        weights=lambda file: RandomWeights(seed),
+        tokenizer=lambda: TextTokenizer.from_file(DEMO / TOKENIZER_FILE, spec.t3),
+        voice=lambda: _random_voice(spec),
+    )
+
+
 def _dummy(model: str) -> Checkpoint:
     name = model.removeprefix("dummy:")
     names = sorted(path.stem for path in SPECS.glob("*.json"))
@@ -89,7 +116,7 @@ def _dummy(model: str) -> Checkpoint:
     spec = _read_spec(SPECS / f"{name}.json")
     note = "The full architecture with random weights, for load and speed tests: it makes noise, not speech."
     random = {"random_weights": {}, "name": model, "note": note}
-    return Checkpoint(model, ModelSpec.model_validate({**spec.model_dump(), **random}), None, DEMO / TOKENIZER_FILE)
+    return _seeded(model, ModelSpec.model_validate({**spec.model_dump(), **random}))
 
 
 def _open(model: str, folder: Path) -> Checkpoint:
@@ -101,7 +128,14 @@ def _open(model: str, folder: Path) -> Checkpoint:
             raise ModelUnavailable(f"{folder} has no {file}. {WAYS_OUT}")
     own = folder / CONFIG_FILE
     spec = _read_spec(own if own.is_file() and '"t3"' in own.read_text() else SPECS / "chatterbox.json")
-    return Checkpoint(model, spec, folder, folder / TOKENIZER_FILE)
+    voice = folder / VOICE_FILE
+    return Checkpoint(
+        model,
+        spec,
+        weights=lambda file: SafetensorsWeights(folder / file),
+        tokenizer=lambda: TextTokenizer.from_file(folder / TOKENIZER_FILE, spec.t3),
+        voice=lambda: Voice.from_conditionals_file(voice, model=spec.name) if voice.is_file() else None,
+    )
 
 
 def _download(model: str) -> Path:

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class Mailbox(Generic[Item]):
-    """Items in order, then an end or an error. The writer asks `unread` before it makes more: that is the bound.
+    """Items in order, then an end or an error. The writer asks `full` before it makes more: that is the bound.
 
     `on_read` is called, on the reader's thread, after items were taken or the mailbox was closed.
     """
@@ -24,11 +24,16 @@ class Mailbox(Generic[Item]):
         self._error: BaseException | None = None
         self._closed = False
         self._wanted = 1
+        self._waiting = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     @property
     def unread(self) -> int:
         return len(self._items)
+
+    def full(self, limit: int) -> bool:
+        """The reader is `limit` items behind, and is not waiting for still more of them."""
+        return len(self._items) >= limit and not self._waiting
 
     @property
     def closed(self) -> bool:
@@ -64,7 +69,7 @@ class Mailbox(Generic[Item]):
         Raises the writer's error, or EngineDead after `timeout` seconds.
         """
         with self._changed:
-            self._wanted = count
+            self._wanted, self._waiting = count, True
             if not self._changed.wait_for(self._ready, timeout):
                 raise EngineDead("The engine gave no answer in time.")
             taken = self._take(count)
@@ -75,7 +80,7 @@ class Mailbox(Generic[Item]):
         """`read` for an event loop."""
         while True:
             with self._changed:
-                self._wanted = count
+                self._wanted, self._waiting = count, True
                 if self._ready():
                     taken = self._take(count)
                     break
@@ -90,6 +95,7 @@ class Mailbox(Generic[Item]):
         return self._ended or self._closed or len(self._items) >= self._wanted
 
     def _take(self, count: int) -> tuple[list[Item], bool]:
+        self._waiting = False
         taken, self._items = self._items[:count], self._items[count:]
         if not taken and self._error is not None:
             raise self._error

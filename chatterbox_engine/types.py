@@ -1,10 +1,14 @@
 """What travels between the caller, T3 and S3Gen. All of it pickles."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
+
+from chatterbox_engine.errors import InvalidRequest
 
 SAMPLE_RATE = 24_000
 """Samples a second of the audio made."""
@@ -32,15 +36,25 @@ class SamplingParams(BaseModel):
     max_new_tokens: int = Field(1000, ge=1, le=4096)
     seed: int = Field(0, ge=0, lt=2**63)
 
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> "SamplingParams":
+        """From a caller's own values. Raises InvalidRequest naming the first that is out of range."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise InvalidRequest(f"{name}: {first['msg']}.", name) from error
+
 
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """One utterance (at the S3Gen replica) or one piece of it (at the T3 replica)."""
 
     text: str
-    voice: str = "default"
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    request_id: str = ""
+    voice: str
+    """A voice's id."""
+    sampling: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class RandomWeights:
 
     F0_BIAS_HZ = 150.0
     """HiFT's F0 predictor speaks at about this pitch, so that the harmonic source runs."""
+    LOG_MAGNITUDE = -2.5
+    """HiFT's spectrum is about so loud, so that its noise stays off the clamp."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -74,6 +76,8 @@ class RandomWeights:
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name.endswith("f0_predictor.classifier.bias"):
             return torch.full(shape, self.F0_BIAS_HZ)
+        if name.endswith("conv_post.bias"):
+            return torch.cat((torch.full((shape[0] // 2,), self.LOG_MAGNITUDE), torch.zeros(shape[0] // 2)))
         if name.endswith("bias"):
             return torch.zeros(shape)
         if len(shape) == 1:  # gains of norms, and Snake's alpha

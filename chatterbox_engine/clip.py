@@ -1,0 +1,105 @@
+"""A reference clip: an audio file of unknown origin, decoded within bounds or refused by name."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.types import SAMPLE_RATE
+
+_MIN_RATE, _MAX_RATE = 8_000, 192_000
+_SILENCE = 1e-3
+"""RMS of -60 dBFS."""
+_MAX_PEAK = 4.0
+"""Full scale is 1. Codecs overshoot a little; samples far above it are integers called floats."""
+_UNKNOWN_LENGTH = 0x7FFF_0000
+"""WAV writers that cannot seek back leave a length of 0 or one near the largest."""
+
+
+def read_clip(
+    data: bytes | Path, *, min_s: float = 3.0, max_s: float = 30.0, max_bytes: int = 20_000_000
+) -> np.ndarray:
+    """Decode WAV, FLAC, MP3 or Ogg, mono or stereo, to (n,) float32 at 24 kHz, as `librosa.load(sr=24000)` does.
+
+    What the header promises is checked before anything is decoded, and no more than `max_s` is.
+
+    Raises InvalidRequest (param "file") for what is absent, too large, not audio, truncated, too short, too long,
+    silent, of an odd rate or number of channels, or not finite.
+    """
+    content = _content(data, max_bytes)
+    truncated = _refusal("The file is truncated: it holds less audio than its header promises. Send it again, whole.")
+    if _is_cut_wav(content):
+        raise truncated
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate, channels, promised = file.samplerate, file.channels, file.frames
+            _check_header(rate, channels, promised, min_s, max_s)
+            samples = file.read(int(max_s * rate) + 1, dtype="float32", always_2d=True)  # (frames, channels)
+    except soundfile.LibsndfileError as error:
+        raise _refusal(
+            f"The file cannot be decoded as audio: {error.error_string} Send WAV, FLAC, MP3 or Ogg."
+        ) from error
+    if len(samples) < promised:
+        raise truncated
+    _check_duration(len(samples) / rate, min_s, max_s)
+    if not np.isfinite(samples).all():
+        raise _refusal("The clip has samples that are not numbers (NaN or infinite). Export it again as 16-bit PCM.")
+    if (peak := float(np.abs(samples).max())) > _MAX_PEAK:
+        raise _refusal(f"The clip's samples reach {peak:.3g}, where full scale is 1. Export it again as 16-bit PCM.")
+
+    import librosa  # slow to import
+
+    mono = librosa.to_mono(samples.T)
+    if float(np.sqrt(np.mean(np.square(mono, dtype=np.float64)))) < _SILENCE:
+        raise _refusal("The clip is silent (below -60 dBFS). Send one with clear speech.")
+    return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
+
+
+def _content(data: bytes | Path, max_bytes: int) -> bytes:
+    """The file's bytes; no more than one above the limit is read."""
+    if isinstance(data, Path):
+        path = data
+        try:
+            with path.open("rb") as file:
+                data = file.read(max_bytes + 1)
+        except OSError as error:
+            raise _refusal(f"{path} cannot be read: {error.strerror}.") from error
+    if not data:
+        raise _refusal("The file is empty. Send an audio file: WAV, FLAC, MP3 or Ogg.")
+    if len(data) > max_bytes:
+        raise _refusal(f"The file has more than {max_bytes / 1e6:g} MB. Send a shorter clip, or one as FLAC or MP3.")
+    return data
+
+
+def _check_header(rate: int, channels: int, frames: int, min_s: float, max_s: float) -> None:
+    if channels > 2:
+        raise _refusal(f"The clip has {channels} channels. Mix it down to mono or stereo.")
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise _refusal(f"The clip's sample rate is {rate} Hz. Resample it to between {_MIN_RATE} and {_MAX_RATE} Hz.")
+    _check_duration(frames / rate, min_s, max_s)
+
+
+def _check_duration(seconds: float, min_s: float, max_s: float) -> None:
+    if seconds < min_s:
+        raise _refusal(f"The clip is too short: {seconds:.1f} s. Send {min_s:g} to {max_s:g} s of speech.")
+    if seconds > max_s:
+        raise _refusal(f"The clip is too long: {seconds:.1f} s. Cut it to {min_s:g} to {max_s:g} s of speech.")
+
+
+def _is_cut_wav(content: bytes) -> bool:
+    """Whether a WAV file ends before its data chunk does, which libsndfile passes over in silence."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return False
+    place = 12
+    while place + 8 <= len(content):
+        size = int.from_bytes(content[place + 4 : place + 8], "little")
+        if content[place : place + 4] == b"data":
+            return 0 < size < _UNKNOWN_LENGTH and place + 8 + size > len(content)
+        place += 8 + size + size % 2  # chunks are padded to even lengths
+    return False
+
+
+def _refusal(message: str) -> InvalidRequest:
+    return InvalidRequest(message, "file")

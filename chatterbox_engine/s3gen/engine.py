@@ -1,0 +1,180 @@
+"""S3Gen's loop: chunks of many streams through the flow and HiFT, in batches."""
+
+import threading
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatterbox_engine.config import S3GenSwitches
+from chatterbox_engine.errors import Overloaded
+from chatterbox_engine.s3gen.flow import Flow, flow_noise
+from chatterbox_engine.s3gen.hift import HiFT
+from chatterbox_engine.s3gen.hift_stream import advance
+from chatterbox_engine.s3gen.scheduler import Work, batch, ready
+from chatterbox_engine.s3gen.stream import SpeechStream
+from chatterbox_engine.spec import S3GenSpec
+from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE, S3GenVoice
+from chatterbox_engine.watermark import Watermarker
+from chatterbox_engine.weights import Weights, load
+from chatterbox_engine.worker import Worker
+
+_FADE = np.concatenate(
+    (np.zeros(SAMPLE_RATE // 50), (1 + np.cos(np.linspace(np.pi, 0, SAMPLE_RATE // 50))) / 2)
+).astype(np.float32)
+"""20 ms of silence, then 20 ms of fade-in, at the start of what T3 speaks in one go (S3Token2Wav.trim_fade)."""
+
+
+class S3GenModel:
+    """The flow and the vocoder, on one device."""
+
+    def __init__(self, spec: S3GenSpec, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+        with torch.device("meta"):
+            flow = Flow(spec)
+        hift = HiFT(spec.hift, spec.mel_bins)  # small, and with buffers of its own
+        load(flow, weights, "flow.", dtype)
+        load(hift, weights, "mel2wav.")
+        self.spec = spec
+        self.flow = flow.to(device)
+        self.hift = hift.to(device)
+        self.device = device
+        self.dtype = dtype
+
+
+class S3GenEngine(Worker):
+    """Speech tokens in, a stream of audio out, for many utterances at once."""
+
+    def __init__(self, model: S3GenModel, switches: S3GenSwitches, watermarker: Watermarker | None) -> None:
+        super().__init__("s3gen")
+        self._model = model
+        self._switches = switches
+        self._watermarker = watermarker
+        self._streams: list[SpeechStream] = []
+        self._lock = threading.Lock()
+        self.lookahead = model.spec.encoder.lookahead
+        self.samples = 0
+        """Samples of audio made since the start."""
+        self.batch = 0
+        """Streams of the last call."""
+        self.watermark_seconds = 0.0
+
+    @property
+    def running(self) -> int:
+        return len(self._streams)
+
+    def open(
+        self,
+        voice: S3GenVoice,
+        *,
+        schedule: tuple[int, ...] | None = None,
+        context_window: int | None = None,
+        paced: bool = True,
+    ) -> SpeechStream:
+        """Begin an utterance. `schedule` and `context_window` None: the configuration's; `paced` False: no listener
+        plays it in real time, so it is made as fast as it can be.
+
+        Raises Overloaded where all places are taken, EngineDead if the loop has ended.
+        """
+        self.check_alive()
+        switches = self._switches
+        with self._lock:
+            if len(self._streams) >= switches.max_streams:
+                raise Overloaded
+            stream = SpeechStream(
+                voice,
+                self.lookahead,
+                schedule or switches.chunk_schedule,
+                switches.context_window if context_window is None else context_window,
+                switches.max_lead_s if paced else None,
+                self._watermarker.stream() if self._watermarker else None,
+                self.wake,
+            )
+            self._streams.append(stream)
+        return stream
+
+    def step(self) -> bool:
+        with self._lock:
+            self._streams = [stream for stream in self._streams if not stream.audio.closed]
+            streams = list(self._streams)
+        over = [stream for stream in streams if stream.over()]
+        for stream in over:
+            stream.emit(np.zeros(0, np.float32), final=True)
+            with self._lock:
+                self._streams.remove(stream)
+        work = ready(streams, time.monotonic(), self.lookahead, self._switches.queue_chunks)
+        if not work:
+            return bool(over)
+        work = batch(work, self._switches.max_batch)
+        if not work[0].chunk.piece.tokens:  # T3 had nothing to say
+            self._emit(work[0], np.zeros(0, np.float32))
+            return True
+        self.batch = len(work)
+        mels = self._mels(work)
+        sounds = advance(
+            self._model.hift,
+            [item.chunk.piece.hift for item in work],
+            mels,
+            [item.chunk.final for item in work],
+        )
+        for item, sound in zip(work, sounds, strict=True):
+            self._emit(item, sound.cpu().numpy())
+        return True
+
+    def fail_all(self, error: BaseException) -> None:
+        with self._lock:
+            streams, self._streams = self._streams, []
+        for stream in streams:
+            stream.audio.fail(error)
+
+    def _mels(self, work: list[Work]) -> list[Tensor]:
+        """The new mel frames (80, n) of each chunk, all from one call of the flow."""
+        model, device = self._model, self._model.device
+        longest = max(item.tokens for item in work)
+        prompt = work[0].prompt
+        tokens = torch.zeros(len(work), longest, dtype=torch.int64)
+        for row, item in enumerate(work):
+            chunk = item.chunk
+            tokens[row, :prompt] = item.stream.voice.prompt[0]
+            own = chunk.piece.tokens[chunk.start : chunk.start + item.tokens - prompt]
+            tokens[row, prompt : item.tokens] = torch.tensor(own, dtype=torch.int64)
+        ragged = any(item.tokens != longest for item in work)
+        prompt_feat = torch.cat([item.stream.voice.feat for item in work]).to(device, model.dtype)
+        mel = model.flow(
+            tokens.to(device),
+            prompt_feat,
+            torch.cat([item.stream.voice.speaker for item in work]).to(device, model.dtype),
+            self._noise(work, longest),
+            lengths=torch.tensor([item.tokens for item in work], device=device) if ragged else None,
+            steps=self._switches.cfm_steps,
+            final=work[0].chunk.final,
+        )
+        extra = prompt_feat.shape[1] - FRAMES_PER_TOKEN * prompt  # an odd frame of the prompt's takes speech's first
+        begins = [max(0, FRAMES_PER_TOKEN * (item.chunk.piece.done - item.chunk.start) - extra) for item in work]
+        ends = [FRAMES_PER_TOKEN * (item.chunk.end - item.chunk.start) - extra for item in work]
+        return [mel[row, :, begin:end] for row, (begin, end) in enumerate(zip(begins, ends, strict=True))]
+
+    def _noise(self, work: list[Work], longest: int) -> Tensor:
+        """The flow's noise (B, 80, frames): by place in the prompt, then by place in the piece."""
+        device, bins = self._model.device, self._model.spec.mel_bins
+        rows = []
+        for item in work:
+            seed = torch.tensor([item.chunk.piece.seed], device=device)
+            start = FRAMES_PER_TOKEN * item.chunk.start
+            rows.append(flow_noise(seed, FRAMES_PER_TOKEN * item.prompt, start,
+                                   FRAMES_PER_TOKEN * (longest - item.prompt), bins))  # fmt: skip
+        return torch.cat(rows)
+
+    def _emit(self, item: Work, sound: np.ndarray) -> None:
+        """Fade in at a piece's start, add the pause at its end, and hand the audio on."""
+        stream, piece = item.stream, item.chunk.piece
+        fade = _FADE[piece.samples : piece.samples + len(sound)]
+        sound[: len(fade)] *= fade
+        piece.samples += len(sound)
+        stream.commit(item.chunk)
+        if item.chunk.final and piece.pause_s:
+            sound = np.concatenate((sound, np.zeros(round(piece.pause_s * SAMPLE_RATE), np.float32)))
+        self.samples += len(sound)
+        begin = time.monotonic()
+        stream.emit(sound, final=False)
+        self.watermark_seconds += time.monotonic() - begin

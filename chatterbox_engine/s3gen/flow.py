@@ -1,0 +1,133 @@
+"""The flow: speech tokens -> mel spectrogram, by conditional flow matching with classifier-free guidance.
+
+Flow matching: Lipman et al., 2210.02747; its use for speech tokens with a prompt: CosyVoice 2, 2412.10117.
+Parameters carry the names of the reference's `flow.*`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chatterbox_engine.accel import noise as positional
+from chatterbox_engine.s3gen.encoder import Encoder
+from chatterbox_engine.s3gen.estimator import Estimator
+from chatterbox_engine.spec import S3GenSpec
+from chatterbox_engine.types import FRAMES_PER_TOKEN
+
+_PROMPT_PLACE = 2**40
+"""Places of the prompt's noise begin here, far beyond those of any frame spoken."""
+
+
+def flow_noise(seeds: Tensor, prompt_frames: int, start_frame: int, frames: int, mel_bins: int) -> Tensor:
+    """The noise that the flow starts from: a prompt's, then that of frames [start_frame, start_frame + frames).
+
+    A number depends on the seed and on the place of its frame alone: in the prompt, or in what is spoken after it. So a
+    frame keeps its noise whatever window it is computed in, and whatever the prompt's length.
+
+    Args:
+        seeds: (B,) int64.
+        prompt_frames: frames of the prompt, always from its first on.
+        start_frame: the first frame spoken in this window, 0 at the utterance's start.
+        frames: frames spoken in this window.
+        mel_bins: values of a frame.
+
+    Returns:
+        (B, mel_bins, prompt_frames + frames) float32, standard normal.
+    """
+    prompt = torch.arange(prompt_frames * mel_bins, device=seeds.device) + _PROMPT_PLACE
+    spoken = torch.arange(start_frame * mel_bins, (start_frame + frames) * mel_bins, device=seeds.device)
+    places = torch.cat((prompt, spoken)).expand(len(seeds), -1)
+    return positional.normal(seeds, positional.Domain.FLOW, places).unflatten(1, (-1, mel_bins)).transpose(1, 2)
+
+
+class _Decoder(nn.Module):
+    """Holds the estimator where the reference's names have it."""
+
+    def __init__(self, spec: S3GenSpec) -> None:
+        super().__init__()
+        self.estimator = Estimator(spec)
+
+
+class Flow(nn.Module):
+    """Speech tokens, prompt and speaker -> mel spectrogram."""
+
+    def __init__(self, spec: S3GenSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.input_embedding = nn.Embedding(spec.token_vocab, spec.encoder.width)
+        self.spk_embed_affine_layer = nn.Linear(spec.speaker_width, spec.mel_bins)
+        self.encoder = Encoder(spec)
+        self.encoder_proj = nn.Linear(spec.encoder.width, spec.mel_bins)
+        self.decoder = _Decoder(spec)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        prompt_feat: Tensor,
+        speaker: Tensor,
+        noise: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        steps: int | None = None,
+        final: bool,
+    ) -> Tensor:
+        """Speak tokens after a prompt.
+
+        Args:
+            tokens: (B, T) int64, the prompt's and the speech's, below `spec.token_vocab`. Shorter rows are padded on
+                the right with any token.
+            prompt_feat: mel of the prompt (B, P, mel_bins); P is the same for all rows of a call.
+            speaker: x-vector (B, speaker_width), of any length other than 0.
+            noise: (B, mel_bins, at least the frames computed), from the prompt's first frame on.
+            lengths: (B,) int64, each row's tokens, so many that it has a frame after the prompt. None: all have T.
+            steps: Euler steps. None: `spec.cfm_steps`.
+            final: whether the utterance ends here. If not, the last `lookahead` tokens of each row are heard only as
+                context of those before them.
+
+        Returns:
+            Mel frames after the prompt, in the dtype of `noise`: (B, mel_bins, 2T - P), or 2 (T - lookahead) - P
+            frames if not final. A row of length L has its own 2L - P, or 2 (L - lookahead) - P, frames first; they
+            equal those of the row alone, and the frames after them mean nothing.
+
+        Raises:
+            ValueError: the tokens leave no frame after the prompt, or `noise` has too few frames.
+        """
+        hidden_back = 0 if final else self.spec.encoder.lookahead
+        prompt = prompt_feat.shape[1]
+        frames = FRAMES_PER_TOKEN * (tokens.shape[1] - hidden_back)
+        if frames <= prompt:
+            raise ValueError(
+                f"{tokens.shape[1]} tokens give {frames} frames, which do not go beyond the prompt's {prompt}"
+            )
+        if noise.shape[2] < frames:
+            raise ValueError(f"noise for {noise.shape[2]} frames was given, {frames} are needed")
+        mask = None
+        if lengths is not None:
+            ends = FRAMES_PER_TOKEN * (lengths - hidden_back)
+            mask = (torch.arange(frames, device=ends.device) < ends[:, None])[:, None]
+
+        mu = self.encoder_proj(self.encoder(self.input_embedding(tokens), lengths)[:, :frames]).transpose(1, 2)
+        voice = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
+        cond = torch.zeros_like(mu)
+        cond[:, :, :prompt] = prompt_feat.transpose(1, 2)
+        return self._solve(noise[:, :, :frames], mask, mu, voice, cond, steps or self.spec.cfm_steps)[:, :, prompt:]
+
+    def _solve(self, x: Tensor, mask: Tensor | None, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int) -> Tensor:
+        """Euler's method from noise x (B, mel_bins, T) to mel, in x's dtype, over a cosine schedule of `steps` steps.
+
+        Guidance (Ho and Salimans, 2207.12598): rows with all conditions, then the same rows with none.
+        """
+        estimator = self.decoder.estimator
+        mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
+        if mask is not None:
+            mask = mask.repeat(2, 1, 1)
+        times = 1 - torch.cos(torch.linspace(0, 1, steps + 1, device=x.device) * (math.pi / 2))
+        embedded = estimator.embed_time(times[:-1])
+        rate = self.spec.cfg_rate
+        for time, step in zip(embedded.split(1), times.diff(), strict=True):
+            rows = x.to(mu.dtype).repeat(2, 1, 1)
+            given, free = estimator.velocity(rows, mask, mu, time, speaker, cond).to(x.dtype).chunk(2)
+            x = x + step * ((1 + rate) * given - rate * free)
+        return x

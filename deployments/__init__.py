@@ -1,0 +1,1 @@
+"""Ray Serve: who runs where. No tensor mathematics."""

@@ -1,0 +1,125 @@
+"""Answers in OpenAI's shape: the one map from errors to HTTP, the limit on bodies, and the audio response."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chatterbox_engine.errors import (
+    ChatterboxError,
+    EngineDead,
+    InvalidRequest,
+    ModelUnavailable,
+    Overloaded,
+    UnknownVoice,
+)
+
+MAX_UPLOAD_BYTES = 20 * 2**20
+"""Largest clip."""
+_MAX_JSON_BYTES = 2**20
+_MULTIPART_BYTES = 2**16
+"""What a multipart body has beside its file."""
+
+
+def _error(status: int, message: str, kind: str, param: str | None = None, code: str | None = None, **headers: str
+           ) -> JSONResponse:  # fmt: skip
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def answer(error: BaseException) -> JSONResponse:
+    """The answer to an error, with a status that says whose fault it is."""
+    if isinstance(error, InvalidRequest):
+        return _error(400, str(error), "invalid_request_error", error.param, "invalid_value")
+    if isinstance(error, UnknownVoice):
+        return _error(404, str(error), "invalid_request_error", "voice", "voice_not_found")
+    if isinstance(error, Overloaded):
+        after = str(max(1, round(error.retry_after)))
+        return _error(429, str(error), "rate_limit_error", None, "overloaded", retry_after=after)
+    if isinstance(error, ModelUnavailable | EngineDead | RayError | RayServeException):
+        message = str(error) if isinstance(error, ChatterboxError) else "A replica is gone or not ready. Try again."
+        return _error(503, message, "server_error", None, "unavailable", retry_after="5")
+    return _error(500, "Something went wrong here; the log has it under the request's id.", "server_error")
+
+
+def _validation(error: RequestValidationError) -> JSONResponse:
+    """The first thing wrong with a body, by the field's name."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return _error(400, "The body is not valid JSON.", "invalid_request_error", None, "invalid_json")
+    param = ".".join(where) or None
+    message = f"{param or 'The body'}: {first['msg']}."
+    return _error(400, message, "invalid_request_error", param, str(first["type"]))
+
+
+async def _handle(_: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, RequestValidationError):
+        return _validation(error)
+    if isinstance(error, HTTPException):
+        return _error(error.status_code, str(error.detail), "invalid_request_error")
+    return answer(error)
+
+
+def install(app: FastAPI) -> None:
+    """Give an application these answers and limits."""
+    for kind in (ChatterboxError, RequestValidationError, HTTPException, RayError, RayServeException):
+        app.add_exception_handler(kind, _handle)
+    app.add_middleware(_BodyLimit)
+
+
+class _BodyLimit:
+    """Refuses bodies that are too large: by their declared length before a byte is read, else while reading."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        upload = headers.get(b"content-type", b"").startswith(b"multipart/")
+        limit = MAX_UPLOAD_BYTES + _MULTIPART_BYTES if upload else _MAX_JSON_BYTES
+        refusal = _error(413, f"The body is larger than {limit} bytes.", "invalid_request_error", None, "too_large")
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > limit:
+            await refusal(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > limit:
+                raise HTTPException(413)  # ends the reading; `guarded` says it in words
+            return message
+
+        async def guarded(message: Message) -> None:
+            if read <= limit:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await refusal(scope, receive, send)
+
+        await self._app(scope, counted, guarded)
+
+
+class AudioResponse(StreamingResponse):
+    """Streams audio, and gives up on a client that takes nothing for `stall_s` seconds."""
+
+    def __init__(self, content: Any, stall_s: float, **options: Any) -> None:
+        super().__init__(content, **options)
+        self._stall_s = stall_s
+
+    async def stream_response(self, send: Send) -> None:
+        async def bounded(message: Message) -> None:
+            await asyncio.wait_for(send(message), self._stall_s)
+
+        await super().stream_response(bounded)

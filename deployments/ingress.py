@@ -1,0 +1,175 @@
+"""HTTP routes."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from chatterbox_engine.errors import InvalidRequest, Overloaded
+from chatterbox_engine.text import validate
+from chatterbox_engine.types import AudioChunk, SpeechRequest
+from deployments.admission import Gate, Ticket
+from deployments.answers import MAX_UPLOAD_BYTES, AudioResponse, answer, install
+from deployments.faults import settled, streamed, unwrap
+from deployments.identity import Identity
+from deployments.metrics import IngressMetrics
+from deployments.requests import SpeechBody
+from deployments.settings import ServiceSettings
+from deployments.wav import pcm16, wav_header
+
+logger = logging.getLogger("ray.serve")
+api = FastAPI(title="Chatterbox, served", redoc_url=None)
+install(api)
+
+_OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+"""Names that OpenAI's clients send by default; they mean the model that is served."""
+_HEALTH_S = 2.0
+_STRETCHING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+"""Headers by which a client could hold on to a place; Ray Serve would honour them."""
+
+
+@serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
+@serve.ingress(api)
+class Ingress:
+    """The service's front. Admission for both stages happens here, once."""
+
+    def __init__(
+        self, settings: ServiceSettings, voices: DeploymentHandle, t3: DeploymentHandle, s3gen: DeploymentHandle
+    ) -> None:
+        self._settings = settings
+        self._voices = voices
+        self._t3 = t3
+        self._s3gen = s3gen
+        self._metrics = IngressMetrics()
+        places = settings.engine_config().s3gen.max_streams * settings.s3gen_replicas
+        self._gate = Gate(places, self._metrics)
+        self._identities: dict[str, Identity] = {}
+
+    @api.post("/v1/audio/speech", response_class=Response, responses={200: {"content": {"audio/wav": {}}}})
+    async def speech(self, body: SpeechBody, request: Request) -> Response:
+        """Speak a text. The body streams as it is generated."""
+        begin = time.monotonic()
+        for header in _STRETCHING:
+            if header in request.headers:
+                raise InvalidRequest(f"The header {header} is not allowed.", header)
+        text = validate(body.input, self._settings.max_characters)
+        await self._check_model(body.model)
+        voice = await settled(self._voices.resolve.remote(body.voice))
+        sampling = body.sampling()
+        ticket = self._gate.enter()
+        chunks = streamed(self._s3gen, "speak", SpeechRequest(text, voice, sampling))
+        try:
+            first = await anext(chunks)  # errors come up here, while there is still a status to give
+        except BaseException as error:
+            chunks.cancel()
+            plain = unwrap(error)
+            ticket.end(_outcome(plain))
+            raise plain from None
+        self._metrics.first_audio(time.monotonic() - begin)
+        wav = body.response_format == "wav"
+        return AudioResponse(
+            self._audio(wav_header() if wav else b"", first, chunks, ticket),
+            stall_s=self._settings.client_stall_s,
+            media_type="audio/wav" if wav else "audio/pcm",
+            headers={"x-seed": str(sampling.seed), "cache-control": "no-store"},
+        )
+
+    async def _audio(
+        self, header: bytes, first: AudioChunk, chunks: DeploymentResponseGenerator, ticket: Ticket
+    ) -> AsyncIterator[bytes]:
+        """The response's bytes. Whatever ends it early cancels back along the chain and frees the places."""
+        outcome = "cancelled"
+        try:
+            yield header + pcm16(first.samples)
+            final = first.final
+            while not final:
+                chunk = await anext(chunks)
+                final = chunk.final
+                yield pcm16(chunk.samples)
+            outcome = "ok"
+        except Exception as error:
+            # Raised on, so that the connection is cut: the client must not take a part for the whole.
+            outcome = "failed"
+            raise unwrap(error) from None
+        finally:
+            chunks.cancel()
+            ticket.end(outcome)
+
+    @api.get("/v1/models")
+    async def models(self) -> dict[str, Any]:
+        """The model that is served, what it runs on, and why."""
+        t3 = (await self._identify())["t3"]
+        model = {"id": t3.model, "object": "model", "created": 0, "owned_by": "resemble-ai"}
+        return {"object": "list", "data": [{**model, "note": t3.note, "stages": self._stages()}]}
+
+    @api.get("/v1/voices")
+    async def voices(self) -> dict[str, Any]:
+        """The voices that requests may name."""
+        return {"object": "list", "data": await settled(self._voices.catalogue.remote())}
+
+    @api.post("/v1/voices", status_code=201)
+    async def add_voice(
+        self, file: Annotated[UploadFile, File()], name: Annotated[str, Form(min_length=1, max_length=64)]
+    ) -> dict[str, Any]:
+        """Make a voice from a clip of 3 to 30 seconds: wav, flac, mp3 or ogg."""
+        data = await file.read(MAX_UPLOAD_BYTES + 1)
+        return await settled(self._voices.add.remote(data, name))
+
+    @api.get("/v1/voices/{voice_id}")
+    async def voice(self, voice_id: str) -> dict[str, Any]:
+        return await settled(self._voices.describe.remote(voice_id))
+
+    @api.delete("/v1/voices/{voice_id}")
+    async def delete_voice(self, voice_id: str) -> dict[str, Any]:
+        await settled(self._voices.delete.remote(voice_id))
+        return {"id": voice_id, "object": "voice", "deleted": True}
+
+    @api.get("/health")
+    async def health(self) -> JSONResponse:
+        """200 once every stage is warm and well, 503 before and otherwise."""
+        try:
+            async with asyncio.timeout(_HEALTH_S):
+                await self._identify()
+                live = await asyncio.gather(settled(self._t3.live.remote()), settled(self._s3gen.live.remote()))
+        except TimeoutError:
+            return JSONResponse({"status": "starting", "stages": self._stages()}, 503, {"retry-after": "2"})
+        except Exception as error:
+            return answer(unwrap(error))
+        return JSONResponse(
+            {"status": "ok", "live": {"ingress": self._gate.live, "t3": live[0], "s3gen": live[1]},
+             "stages": self._stages()}
+        )  # fmt: skip
+
+    async def _identify(self) -> dict[str, Identity]:
+        """What each stage runs, once it is ready."""
+        for stage, handle in (("t3", self._t3), ("s3gen", self._s3gen)):
+            if stage not in self._identities:
+                self._identities[stage] = await settled(handle.identity.remote())
+        return self._identities
+
+    def _stages(self) -> dict[str, Any]:
+        return {
+            stage: {"model": i.model, "note": i.note, "device": i.device, "dtype": i.dtype, "why": i.why}
+            for stage, i in self._identities.items()
+        }
+
+    async def _check_model(self, model: str | None) -> None:
+        if model is None or model in _OPENAI_MODELS:
+            return
+        served = (await self._identify())["t3"].model
+        if model not in (served, "chatterbox"):
+            raise InvalidRequest(f"Model {model!r} is not served here; {served!r} is.", "model")
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    if isinstance(error, Overloaded):
+        return "overloaded"
+    return "refused" if answer(error).status_code < 500 else "failed"

@@ -1,0 +1,36 @@
+"""What an operator sets in serve_config.yaml. Unknown keys are refused."""
+
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field
+
+from chatterbox_engine.config import EngineConfig
+
+
+class ServiceSettings(BaseModel):
+    """Arguments of `deployments.app:build`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "auto"
+    """auto, demo, dummy:NAME, a folder, or a hub id."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    profile: str = "balanced"
+    switches: dict[str, Any] = Field(default_factory=dict)
+    """Switches of EngineConfig that differ from the profile's, such as {t3: {max_streams: 16}}."""
+    t3_replicas: int = Field(1, ge=1)
+    s3gen_replicas: int = Field(1, ge=1)
+    voices_folder: Path = Field(default_factory=lambda: user_data_path("chatterbox-serve") / "voices")
+    """Where uploaded voices are kept; on a cluster, a folder that every node sees."""
+    max_characters: int = Field(4096, ge=1)
+    """Longest input of one request."""
+    max_upload_bytes: int = Field(20 * 2**20, ge=1024)
+    client_stall_s: float = Field(30.0, gt=0)
+    """A client that takes no audio for so long is cut off, where the transport tells (docs/operations.md)."""
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's configuration. Raises InvalidRequest for an unknown profile or switch."""
+        return EngineConfig.profile(self.profile, **self.switches)

@@ -1,0 +1,74 @@
+"""T3's scheduler: rows stay side by side, prompts share a step's budget, nobody is lost."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatterbox_engine.errors import Overloaded
+from chatterbox_engine.t3.scheduler import Scheduler, Sequence
+
+BUDGET = 32
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), st.integers(1, 2), st.integers(1, 200)),
+        st.tuples(st.just("step"), st.just(0), st.just(0)),
+        st.tuples(st.just("release"), st.integers(0, 10), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(ACTIONS)
+def test_invariants_under_any_order_of_arrivals_steps_and_departures(actions: list[tuple[str, int, int]]) -> None:
+    scheduler = Scheduler(max_streams=4, prefill_positions=BUDGET, max_waiting=100)
+    contents: dict[int, Sequence] = {}  # what lies in each row of the cache
+    for action, a, b in actions:
+        if action == "submit":
+            scheduler.submit(Sequence(a, b))
+        elif action == "release":
+            everyone = [*scheduler.running, *scheduler.waiting]
+            if everyone:
+                gone = everyone[a % len(everyone)]
+                for source, target, _ in scheduler.release(gone):
+                    contents[target] = contents[source]
+                assert gone not in scheduler.running
+                assert gone not in scheduler.waiting
+        else:
+            for sequence in scheduler.admit():
+                for row in sequence.rows:
+                    contents[row] = sequence
+            decoding = [s for s in scheduler.running if not s.prefilling]
+            plan = scheduler.prefill()
+            if decoding:
+                assert sum(count * s.width for s, count in plan) <= max(BUDGET, 2)
+            else:
+                assert {s for s, _ in plan} == {s for s in scheduler.running if s.prefilling}
+            assert bool(plan) == any(s.prefilling for s in scheduler.running)
+            for sequence, count in plan:
+                assert 0 < count <= sequence.prompt_length - sequence.prefilled
+                sequence.prefilled += count
+            for sequence in decoding:
+                sequence.steps += 1
+        assert len(scheduler.running) <= 4
+        rows = sorted(row for s in scheduler.running for row in s.rows)
+        assert rows == list(range(scheduler.rows))
+        for sequence in scheduler.running:
+            assert len(sequence.rows) == sequence.width
+            assert all(contents[row] is sequence for row in sequence.rows)
+
+
+def test_first_come_first_served() -> None:
+    scheduler = Scheduler(max_streams=2, prefill_positions=BUDGET, max_waiting=3)
+    sequences = [Sequence(2, 10) for _ in range(3)]
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    assert scheduler.admit() == sequences[:2]
+    scheduler.release(sequences[0])
+    assert scheduler.admit() == sequences[2:]
+
+
+def test_a_full_queue_refuses() -> None:
+    scheduler = Scheduler(max_streams=1, prefill_positions=BUDGET, max_waiting=1)
+    scheduler.submit(Sequence(1, 1))
+    with pytest.raises(Overloaded):
+        scheduler.submit(Sequence(1, 1))

@@ -1,0 +1,111 @@
+"""Reference clips: decoded as librosa does it, or refused by name."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from chatterbox_engine.clip import read_clip
+from chatterbox_engine.errors import InvalidRequest
+
+
+def tone(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    """A sliding tone with noise, (frames, channels) float64."""
+    t = np.arange(int(seconds * rate)) / rate
+    generator = np.random.default_rng(0)
+    sound = 0.3 * np.sin(2 * np.pi * (200 + 50 * t) * t) + 0.01 * generator.standard_normal(len(t))
+    return np.stack([sound * (1 - 0.5 * channel) for channel in range(channels)], axis=1)
+
+
+def encoded(samples: np.ndarray, rate: int, kind: str, subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+WAV = encoded(tone(4, 16_000), 16_000, "WAV")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "channels"),
+    [("WAV", 24_000, 1), ("WAV", 8_000, 1), ("FLAC", 44_100, 2), ("MP3", 44_100, 2), ("OGG", 22_050, 1)],
+)
+def test_equals_librosa(tmp_path: Path, kind: str, rate: int, channels: int) -> None:
+    import librosa
+
+    path = tmp_path / "clip"
+    path.write_bytes(encoded(tone(4, rate, channels), rate, kind))
+    clip = read_clip(path)
+    wanted, _ = librosa.load(path, sr=24_000)
+    assert clip.dtype == np.float32
+    assert np.array_equal(clip, wanted)
+    assert np.array_equal(read_clip(path.read_bytes()), wanted)
+
+
+def with_nan() -> bytes:
+    samples = tone(4, 16_000)
+    samples[1000] = np.nan
+    return encoded(samples, 16_000, "WAV", "FLOAT")
+
+
+def odd_wav(offset: int, value: int, size: int) -> bytes:
+    """WAV with a number of its header replaced."""
+    return WAV[:offset] + value.to_bytes(size, "little") + WAV[offset + size :]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"This is a letter, not a clip.\n" * 99, "cannot be decoded as audio: Format not recognised"),
+        (WAV[:20], "cannot be decoded"),
+        (WAV[:100_000], "truncated"),
+        (WAV[:44] + bytes(len(WAV) - 44), "silent"),
+        (encoded(tone(4, 16_000) * 1e-3, 16_000, "WAV", "FLOAT"), "silent"),
+        (encoded(tone(2.9, 16_000), 16_000, "WAV"), "too short: 2.9 s"),
+        (encoded(tone(0, 16_000), 16_000, "WAV"), "too short: 0.0 s"),
+        (encoded(tone(31, 16_000), 16_000, "MP3"), "too long: 31.0 s"),
+        (encoded(tone(4, 4_000), 4_000, "WAV"), "sample rate is 4000 Hz"),
+        (odd_wav(24, 4_000_000, 4), "sample rate is 4000000 Hz"),
+        (encoded(tone(4, 16_000, 6), 16_000, "WAV"), "6 channels"),
+        (with_nan(), "not numbers"),
+        (encoded(tone(4, 16_000) * 32_768, 16_000, "WAV", "FLOAT"), "full scale is 1"),
+        (bytes(20_000_001), "more than 20 MB"),
+    ],
+)  # fmt: skip
+def test_bad_clips_are_refused_by_name(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip"
+    path.write_bytes(content)
+    for data in (content, path):
+        with pytest.raises(InvalidRequest, match=reason) as caught:
+            read_clip(data)
+        assert caught.value.param == "file"
+
+
+def test_an_absent_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.wav", tmp_path):
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            read_clip(path)
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "MP3", "OGG"])
+def test_half_a_compressed_file_is_refused(kind: str) -> None:
+    content = encoded(tone(10, 24_000), 24_000, kind)
+    with pytest.raises(InvalidRequest, match=r"truncated|cannot be decoded"):
+        read_clip(content[: len(content) // 2])
+
+
+def test_a_wav_written_to_a_pipe_is_read() -> None:
+    """Its lengths are unknown to the writer, which leaves the largest number."""
+    piped = odd_wav(40, 0xFFFFFFFF, 4)
+    assert WAV[36:40] == b"data"
+    assert np.array_equal(read_clip(piped), read_clip(WAV))
+
+
+def test_a_header_that_promises_hours_is_refused_before_decoding() -> None:
+    content = bytearray(encoded(tone(4, 24_000), 24_000, "FLAC"))
+    content[21] |= 0x0F  # the highest bits of STREAMINFO's number of samples
+    with pytest.raises(InvalidRequest, match=r"too long|truncated|decoded"):
+        read_clip(bytes(content))
