@@ -130,8 +130,8 @@ class _Break(Enum):
     PARAGRAPH = (0.6, -0.9)
     SENTENCE = (0.2, 0.0)
     CLAUSE = (0.1, 0.25)
-    WORD = (0.0, 0.4)
-    HARD = (0.0, 1.0)
+    WORD = (0.0, 0.6)
+    HARD = (0.0, 1.2)
 
     def __init__(self, pause_s: float, cost: float) -> None:
         self.pause_s = pause_s
@@ -158,21 +158,21 @@ def split(text: str, max_characters: int = 300) -> list[Piece]:
     """Part a text into pieces of at most `max_characters`; one that fits stays whole, as it is.
 
     Very short and very long pieces make T3 hallucinate. So the parting is the one of least raggedness, as paragraphs
-    are set in lines (D. Knuth and M. Plass, 1981): each piece costs the square of what it lacks to the limit, and each
-    break costs what its kind does, sentence ends the least but for paragraphs. Sentences are those of `sentencex`.
+    are set in lines (D. Knuth and M. Plass, 1981): each piece costs the cube of the share it lacks to the limit, and
+    each break costs what its kind does, sentence ends the least but for paragraphs. Sentences are those of `sentencex`.
     """
     if len(text) <= max_characters:
         return [Piece(text, 0.0)]
     starts, ends = _atoms(text, max_characters)
     breaks = _breaks(text, starts, ends)
-    costs = max_characters**2 * np.array([0.0, *(kind.cost for kind in breaks)])
+    costs = np.array([0.0, *(kind.cost for kind in breaks)])  # of the break before an atom
     first, last = np.array(starts), np.array(ends)
     earliest = np.searchsorted(first, last - max_characters)  # first atom with which a piece ending here fits
     best = np.zeros(len(starts) + 1)  # [i]: cost of the atoms before i, parted best
     begins = np.zeros(len(starts) + 1, int)  # [i]: the first atom of the piece that ends before atom i
     for i in range(1, len(starts) + 1):
         low = earliest[i - 1]
-        raggedness = (max_characters - (last[i - 1] - first[low:i])) ** 2
+        raggedness = (1.0 - (last[i - 1] - first[low:i]) / max_characters) ** 3
         total = best[low:i] + raggedness + costs[low:i]
         choice = int(total.argmin())
         best[i], begins[i] = total[choice], low + choice

@@ -147,6 +147,8 @@ class Voice:
         """The built-in voice, `conds.pt`; its id is DEFAULT_VOICE. Raises ModelUnavailable where it is damaged."""
         try:
             parts = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(parts, dict):
+                raise TypeError("it holds no dictionary")
             return cls.from_parts(parts["t3"], parts["gen"], name=name, model=model, id=DEFAULT_VOICE)
         except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, pickle.UnpicklingError) as error:
             raise ModelUnavailable(

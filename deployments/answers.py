@@ -69,7 +69,7 @@ async def _handle(_: Request, error: Exception) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     """Give an application these answers and limits."""
-    for kind in (ChatterboxError, RequestValidationError, HTTPException, RayError, RayServeException):
+    for kind in (ChatterboxError, RequestValidationError, HTTPException, RayError, RayServeException, Exception):
         app.add_exception_handler(kind, _handle)
     app.add_middleware(_BodyLimit)
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 from ray import serve
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.text import validate
 from chatterbox_engine.types import AudioChunk, SpeechRequest
 from deployments.admission import Gate, Ticket
 from deployments.answers import MAX_UPLOAD_BYTES, AudioResponse, answer, install
-from deployments.faults import settled, streamed, unwrap
+from deployments.faults import Stream, ask
 from deployments.identity import Identity
 from deployments.metrics import IngressMetrics
 from deployments.requests import SpeechBody
@@ -60,17 +60,16 @@ class Ingress:
                 raise InvalidRequest(f"The header {header} is not allowed.", header)
         text = validate(body.input, self._settings.max_characters)
         await self._check_model(body.model)
-        voice = await settled(self._voices.resolve.remote(body.voice))
+        voice = await ask(self._voices, "resolve", body.voice)
         sampling = body.sampling()
         ticket = self._gate.enter()
-        chunks = streamed(self._s3gen, "speak", SpeechRequest(text, voice, sampling))
+        chunks = Stream(self._s3gen, "speak", SpeechRequest(text, voice, sampling))
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
             chunks.cancel()
-            plain = unwrap(error)
-            ticket.end(_outcome(plain))
-            raise plain from None
+            ticket.end(_outcome(error))
+            raise
         self._metrics.first_audio(time.monotonic() - begin)
         wav = body.response_format == "wav"
         return AudioResponse(
@@ -80,9 +79,7 @@ class Ingress:
             headers={"x-seed": str(sampling.seed), "cache-control": "no-store"},
         )
 
-    async def _audio(
-        self, header: bytes, first: AudioChunk, chunks: DeploymentResponseGenerator, ticket: Ticket
-    ) -> AsyncIterator[bytes]:
+    async def _audio(self, header: bytes, first: AudioChunk, chunks: Stream, ticket: Ticket) -> AsyncIterator[bytes]:
         """The response's bytes. Whatever ends it early cancels back along the chain and frees the places."""
         outcome = "cancelled"
         try:
@@ -93,10 +90,9 @@ class Ingress:
                 final = chunk.final
                 yield pcm16(chunk.samples)
             outcome = "ok"
-        except Exception as error:
-            # Raised on, so that the connection is cut: the client must not take a part for the whole.
+        except Exception:
             outcome = "failed"
-            raise unwrap(error) from None
+            raise  # so that the connection is cut: the client must not take a part for the whole
         finally:
             chunks.cancel()
             ticket.end(outcome)
@@ -111,7 +107,7 @@ class Ingress:
     @api.get("/v1/voices")
     async def voices(self) -> dict[str, Any]:
         """The voices that requests may name."""
-        return {"object": "list", "data": await settled(self._voices.catalogue.remote())}
+        return {"object": "list", "data": await ask(self._voices, "catalogue")}
 
     @api.post("/v1/voices", status_code=201)
     async def add_voice(
@@ -119,15 +115,15 @@ class Ingress:
     ) -> dict[str, Any]:
         """Make a voice from a clip of 3 to 30 seconds: wav, flac, mp3 or ogg."""
         data = await file.read(MAX_UPLOAD_BYTES + 1)
-        return await settled(self._voices.add.remote(data, name))
+        return await ask(self._voices, "add", data, name)
 
     @api.get("/v1/voices/{voice_id}")
     async def voice(self, voice_id: str) -> dict[str, Any]:
-        return await settled(self._voices.describe.remote(voice_id))
+        return await ask(self._voices, "describe", voice_id)
 
     @api.delete("/v1/voices/{voice_id}")
     async def delete_voice(self, voice_id: str) -> dict[str, Any]:
-        await settled(self._voices.delete.remote(voice_id))
+        await ask(self._voices, "delete", voice_id)
         return {"id": voice_id, "object": "voice", "deleted": True}
 
     @api.get("/health")
@@ -136,11 +132,11 @@ class Ingress:
         try:
             async with asyncio.timeout(_HEALTH_S):
                 await self._identify()
-                live = await asyncio.gather(settled(self._t3.live.remote()), settled(self._s3gen.live.remote()))
+                live = await asyncio.gather(ask(self._t3, "live"), ask(self._s3gen, "live"))
         except TimeoutError:
             return JSONResponse({"status": "starting", "stages": self._stages()}, 503, {"retry-after": "2"})
         except Exception as error:
-            return answer(unwrap(error))
+            return answer(error)
         return JSONResponse(
             {"status": "ok", "live": {"ingress": self._gate.live, "t3": live[0], "s3gen": live[1]},
              "stages": self._stages()}
@@ -150,7 +146,7 @@ class Ingress:
         """What each stage runs, once it is ready."""
         for stage, handle in (("t3", self._t3), ("s3gen", self._s3gen)):
             if stage not in self._identities:
-                self._identities[stage] = await settled(handle.identity.remote())
+                self._identities[stage] = await ask(handle, "identity")
         return self._identities
 
     def _stages(self) -> dict[str, Any]:

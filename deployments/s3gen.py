@@ -10,11 +10,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.accel.noise import derive_seed
+from chatterbox_engine.errors import EngineDead
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.text import split
 from chatterbox_engine.types import AudioChunk, SpeechRequest
-from deployments.faults import streamed, unwrap
+from deployments.faults import Stream, streams
 from deployments.identity import Identity, Runtime
 from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
@@ -37,6 +38,7 @@ class S3Gen:
             self._stage.warm_up(self._voices.builtin)
         self._reporting = asyncio.ensure_future(StageMetrics("s3gen").run(self._stage.engine))
 
+    @streams
     async def speak(self, request: SpeechRequest) -> AsyncIterator[AudioChunk]:
         """Speak a text of any length; the last chunk is marked final.
 
@@ -62,17 +64,21 @@ class S3Gen:
                 seed = derive_seed(request.sampling.seed, index)
                 sizes = stream.begin_piece(seed, piece.pause_s)
                 sampling = request.sampling.model_copy(update={"seed": seed})
-                tokens = streamed(self._t3, "speak", replace(request, text=piece.text, sampling=sampling), sizes)
+                tokens = Stream(self._t3, "speak", replace(request, text=piece.text, sampling=sampling), sizes)
+                final = False
                 try:
                     async for chunk in tokens:
-                        stream.feed(chunk.tokens, final=chunk.final)
+                        final = chunk.final
+                        stream.feed(chunk.tokens, final=final)
                 finally:
                     tokens.cancel()
+                if not final:
+                    raise EngineDead("T3's stream broke off.")
             stream.finish()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            stream.audio.fail(unwrap(error))
+            stream.audio.fail(error)
 
     async def identity(self) -> Identity:
         """Answers once the replica is ready."""

@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.types import SpeechRequest, TokenChunk
+from deployments.faults import streams
 from deployments.identity import Identity, Runtime
 from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
@@ -28,6 +29,7 @@ class T3:
             self._stage.warm_up(self._voices.builtin)
         self._reporting = asyncio.ensure_future(StageMetrics("t3").run(self._stage.engine))
 
+    @streams
     async def speak(self, request: SpeechRequest, sizes: tuple[int, ...]) -> AsyncIterator[TokenChunk]:
         """Speak one piece of text; its tokens come in the sizes that S3Gen's schedule wants, the last one repeating.
 

@@ -7,6 +7,7 @@ from ray.serve.handle import DeploymentHandle
 from chatterbox_engine.checkpoint import Checkpoint
 from chatterbox_engine.errors import UnknownVoice
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice
+from deployments.faults import ask
 
 _MOST = 256
 
@@ -26,7 +27,7 @@ class VoiceCache:
                 raise UnknownVoice(voice_id)
             return self.builtin
         if voice_id not in self._cached:
-            self._cached[voice_id] = await self._voices.get.remote(voice_id)
+            self._cached[voice_id] = await ask(self._voices, "get", voice_id)
             if len(self._cached) > _MOST:
                 self._cached.popitem(last=False)
         self._cached.move_to_end(voice_id)

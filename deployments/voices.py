@@ -10,8 +10,11 @@ from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice, VoiceInfo
 from chatterbox_engine.voice_encoder import VoiceEncoder
 from chatterbox_engine.voice_store import VoiceStore, check_name
+from deployments.faults import answers
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
+
+_BUILTIN = {"id": DEFAULT_VOICE, "object": "voice", "name": DEFAULT_VOICE, "created": 0, "builtin": True}
 
 
 @serve.deployment(max_ongoing_requests=1000, health_check_period_s=5)
@@ -24,24 +27,29 @@ class Voices:
         self._encoder: VoiceEncoder | None = None
         self._encoding = asyncio.Lock()
 
+    @answers
     async def resolve(self, voice: str) -> str:
         """The id of a voice given by name or id. Raises UnknownVoice."""
         return voice if voice == DEFAULT_VOICE else self._store.info(voice).id
 
+    @answers
     async def get(self, voice_id: str) -> Voice:
         """Raises UnknownVoice."""
         return self._store.get(voice_id)
 
+    @answers
     async def catalogue(self) -> list[dict[str, Any]]:
         """The built-in voice first."""
-        return [await self.describe(DEFAULT_VOICE), *(_as_object(info) for info in self._store.list())]
+        return [_BUILTIN, *(_as_object(info) for info in self._store.list())]
 
+    @answers
     async def describe(self, voice: str) -> dict[str, Any]:
         """One voice, by name or id. Raises UnknownVoice."""
         if voice == DEFAULT_VOICE:
-            return {"id": DEFAULT_VOICE, "object": "voice", "name": DEFAULT_VOICE, "created": 0, "builtin": True}
+            return _BUILTIN
         return _as_object(self._store.info(voice))
 
+    @answers
     async def add(self, clip: bytes, name: str) -> dict[str, Any]:
         """Make a voice from a clip; the same clip twice is one voice. Raises InvalidRequest."""
         check_name(name)
@@ -51,6 +59,7 @@ class Voices:
         self._store.add(voice)
         return _as_object(voice.info)
 
+    @answers
     async def delete(self, voice: str) -> None:
         """Streams that run with the voice keep it to their end. Raises UnknownVoice, InvalidRequest."""
         if voice == DEFAULT_VOICE:

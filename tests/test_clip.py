@@ -55,26 +55,26 @@ def odd_wav(offset: int, value: int, size: int) -> bytes:
     return WAV[:offset] + value.to_bytes(size, "little") + WAV[offset + size :]
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "empty"),
-        (b"This is a letter, not a clip.\n" * 99, "cannot be decoded as audio: Format not recognised"),
-        (WAV[:20], "cannot be decoded"),
-        (WAV[:100_000], "truncated"),
-        (WAV[:44] + bytes(len(WAV) - 44), "silent"),
-        (encoded(tone(4, 16_000) * 1e-3, 16_000, "WAV", "FLOAT"), "silent"),
-        (encoded(tone(2.9, 16_000), 16_000, "WAV"), "too short: 2.9 s"),
-        (encoded(tone(0, 16_000), 16_000, "WAV"), "too short: 0.0 s"),
-        (encoded(tone(31, 16_000), 16_000, "MP3"), "too long: 31.0 s"),
-        (encoded(tone(4, 4_000), 4_000, "WAV"), "sample rate is 4000 Hz"),
-        (odd_wav(24, 4_000_000, 4), "sample rate is 4000000 Hz"),
-        (encoded(tone(4, 16_000, 6), 16_000, "WAV"), "6 channels"),
-        (with_nan(), "not numbers"),
-        (encoded(tone(4, 16_000) * 32_768, 16_000, "WAV", "FLOAT"), "full scale is 1"),
-        (bytes(20_000_001), "more than 20 MB"),
-    ],
-)  # fmt: skip
+BAD: list[tuple[bytes, str]] = [
+    (b"", "empty"),
+    (b"This is a letter, not a clip.\n" * 99, "cannot be decoded as audio: Format not recognised"),
+    (WAV[:20], "cannot be decoded"),
+    (WAV[:100_000], "truncated"),
+    (WAV[:44] + bytes(len(WAV) - 44), "silent"),
+    (encoded(tone(4, 16_000) * 1e-3, 16_000, "WAV", "FLOAT"), "silent"),
+    (encoded(tone(2.9, 16_000), 16_000, "WAV"), "too short: 2.9 s"),
+    (encoded(tone(0, 16_000), 16_000, "WAV"), "too short: 0.0 s"),
+    (encoded(tone(31, 16_000), 16_000, "MP3"), "too long: 31.0 s"),
+    (encoded(tone(4, 4_000), 4_000, "WAV"), "sample rate is 4000 Hz"),
+    (odd_wav(24, 4_000_000, 4), "sample rate is 4000000 Hz"),
+    (encoded(tone(4, 16_000, 6), 16_000, "WAV"), "6 channels"),
+    (with_nan(), "not numbers"),
+    (encoded(tone(4, 16_000) * 32_768, 16_000, "WAV", "FLOAT"), "full scale is 1"),
+    (bytes(20_000_001), "more than 20 MB"),
+]
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD, ids=[reason for _, reason in BAD])
 def test_bad_clips_are_refused_by_name(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "clip"
     path.write_bytes(content)
@@ -90,11 +90,17 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
             read_clip(path)
 
 
-@pytest.mark.parametrize("kind", ["FLAC", "MP3", "OGG"])
+@pytest.mark.parametrize("kind", ["FLAC", "MP3"])
 def test_half_a_compressed_file_is_refused(kind: str) -> None:
     content = encoded(tone(10, 24_000), 24_000, kind)
     with pytest.raises(InvalidRequest, match=r"truncated|cannot be decoded"):
         read_clip(content[: len(content) // 2])
+
+
+def test_half_an_ogg_is_what_it_holds() -> None:
+    """Ogg's header promises no length."""
+    content = encoded(tone(10, 24_000), 24_000, "OGG")
+    assert 3 * 24_000 <= len(read_clip(content[: len(content) // 2])) < 10 * 24_000
 
 
 def test_a_wav_written_to_a_pipe_is_read() -> None:

@@ -151,7 +151,9 @@ def test_a_short_last_sentence_is_not_left_alone() -> None:
     assert min(len(piece.text) for piece in split("word " * 59 + "end. Yes.")) > 100
 
 
-@pytest.mark.parametrize("text", [PROSE * 26, "a " * 2048, "x" * 4096, CHINESE * 200, "\n" * 4096, "." * 4096, "(" * 4096])
+@pytest.mark.parametrize(
+    "text", [PROSE * 26, "a " * 2048, "x" * 4096, CHINESE * 200, "\n" * 4096, "." * 4096, "(" * 4096]
+)
 def test_split_is_fast(text: str) -> None:
     split("warm up. " * 40)
     begin = time.perf_counter()

@@ -1,0 +1,208 @@
+"""The HTTP API on a running service: what clients get for good and for bad input."""
+
+import concurrent.futures
+import io
+import json
+import struct
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from tests.deployments.conftest import Service
+
+pytestmark = pytest.mark.service
+TEXT = "Hello there. This is streamed speech."
+LONG = " ".join(f"Sentence number {i} is here to be spoken." for i in range(40))
+
+
+def speak(service: Service, **body: Any) -> httpx.Response:
+    return httpx.post(f"{service.url}/v1/audio/speech", json=body, timeout=120)
+
+
+def clip(seconds: float = 4.0, pitch: float = 150.0, kind: str = "WAV") -> bytes:
+    """A hum, as a file."""
+    t = np.arange(int(24_000 * seconds)) / 24_000
+    samples = 0.2 * np.sin(2 * np.pi * pitch * t) * (1 + np.sin(2 * np.pi * 3 * t))
+    file = io.BytesIO()
+    soundfile.write(file, samples, 24_000, format=kind)
+    return file.getvalue()
+
+
+def test_health_and_models_say_what_runs_and_why(service: Service) -> None:
+    health = httpx.get(f"{service.url}/health", timeout=30)
+    assert health.status_code == 200
+    for stage in ("t3", "s3gen"):
+        told = health.json()["stages"][stage]
+        assert (told["model"], told["device"], told["dtype"]) == ("demo", "cpu", "float32")
+        assert "configured" in told["why"]
+    (model,) = httpx.get(f"{service.url}/v1/models", timeout=30).json()["data"]
+    assert model["id"] == "demo"
+    assert "noise" in model["note"]
+
+
+def test_wav_plays_and_equals_pcm_of_the_same_seed(service: Service) -> None:
+    wav = speak(service, input=TEXT, voice="default", seed=7)
+    assert wav.status_code == 200
+    assert wav.headers["content-type"] == "audio/wav"
+    riff, size, wave = struct.unpack("<4sI4s", wav.content[:12])
+    assert (riff, size, wave) == (b"RIFF", 0xFFFFFFFF, b"WAVE")
+    samples, rate = soundfile.read(io.BytesIO(wav.content), dtype="int16")
+    assert rate == 24_000
+    tokens = round(len(TEXT) * 1.7)  # the demo's rule
+    assert len(samples) == tokens * 960
+    assert np.abs(samples).max() > 300
+    pcm = speak(service, input=TEXT, response_format="pcm", seed=7)
+    assert pcm.headers["content-type"] == "audio/pcm"
+    # Chunks fall alike whatever the timing, so one seed is one sound up to rounding in other batches.
+    assert np.abs(np.frombuffer(pcm.content, "<i2").astype(int) - samples).max() <= 32
+
+
+def test_a_seed_is_told_and_can_be_given_again(service: Service) -> None:
+    first = speak(service, input=TEXT, response_format="pcm")
+    again = speak(service, input=TEXT, response_format="pcm", seed=int(first.headers["x-seed"]))
+    other = speak(service, input=TEXT, response_format="pcm")
+    assert first.headers["x-seed"] != other.headers["x-seed"]
+    a, b = (np.frombuffer(r.content, "<i2").astype(int) for r in (first, again))
+    assert np.abs(a - b).max() <= 32
+
+
+def test_audio_comes_while_it_is_made(service: Service) -> None:
+    times = []
+    with httpx.stream("POST", f"{service.url}/v1/audio/speech", json={"input": LONG}, timeout=120) as response:
+        for _ in response.iter_raw():
+            times.append(time.monotonic())
+    assert len(times) > 5
+    assert times[0] - times[-1] < 0.5 * (times[0] - times[-1]) + 0  # the first came long before the last
+
+
+def test_long_text_is_one_utterance(service: Service) -> None:
+    from chatterbox_engine.text import normalise, split
+
+    pieces = split(LONG)
+    assert len(pieces) > 3
+    expected = sum(round(len(normalise(p.text)) * 1.7) * 960 + round(p.pause_s * 24_000) for p in pieces)
+    content = speak(service, input=LONG, response_format="pcm").content
+    assert len(content) == 2 * expected
+
+
+def test_several_at_once(service: Service) -> None:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda i: speak(service, input=TEXT, seed=i, cfg_weight=i % 2 * 0.5), range(4)))
+    assert [a.status_code for a in answers] == [200] * 4
+    assert len({a.content for a in answers}) == 4
+
+
+BAD: list[tuple[Any, str | None]] = [
+    ({"input": ""}, "input"),
+    ({"input": " \n "}, "input"),
+    ({"input": "a" * 100_000}, "input"),
+    ({"input": "bell\a"}, "input"),
+    ({"input": "🎉🎉"}, "input"),
+    ({"input": "...!?"}, "input"),
+    ('{"input": "\\ud800 half"}', "input"),
+    ({"input": 5}, "input"),
+    ({}, "input"),
+    ('{"input": "x", "temperature": NaN}', "temperature"),
+    ('{"input": "x", "temperature": Infinity}', "temperature"),
+    ({"input": "x", "temperature": "0.8"}, "temperature"),
+    ({"input": "x", "temperature": 50}, "temperature"),
+    ({"input": "x", "top_p": 0}, "top_p"),
+    ({"input": "x", "min_p": -0.1}, "min_p"),
+    ({"input": "x", "cfg_weight": 6}, "cfg_weight"),
+    ({"input": "x", "exaggeration": -1}, "exaggeration"),
+    ({"input": "x", "repetition_penalty": 0.5}, "repetition_penalty"),
+    ({"input": "x", "seed": -1}, "seed"),
+    ({"input": "x", "seed": 1.5}, "seed"),
+    ({"input": "x", "speed": 2}, "speed"),
+    ({"input": "x", "response_format": "mp4"}, "response_format"),
+    ({"input": "x", "stream_format": "tape"}, "stream_format"),
+    ({"input": "x", "language": "tlh"}, "language"),
+    ({"input": "x", "model": "gpt-9"}, "model"),
+    ({"input": "x", "voice": 5}, "voice"),
+    ({"input": "x", "colour": "red"}, "colour"),
+    ("{not json", None),
+    ("[]", None),
+    ("", None),
+    (b"\xff\xfe{}", None),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD)
+def test_bad_input_is_a_clear_400(service: Service, body: Any, param: str | None) -> None:
+    content = json.dumps(body) if isinstance(body, dict) else body
+    answer = httpx.post(
+        f"{service.url}/v1/audio/speech", content=content, headers={"content-type": "application/json"}, timeout=30
+    )
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert len(error["message"]) > 10
+
+
+def test_other_refusals(service: Service) -> None:
+    unknown = speak(service, input="x", voice="../../etc/passwd")
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "voice")
+    stretched = httpx.post(
+        f"{service.url}/v1/audio/speech", json={"input": "x"}, headers={"x-request-disconnect-disabled": "1"}
+    )
+    assert stretched.status_code == 400
+    large = httpx.post(f"{service.url}/v1/audio/speech", content=b" " * (2**20 + 1))
+    assert large.status_code == 413
+    nowhere = httpx.get(f"{service.url}/v1/nothing")
+    assert (nowhere.status_code, nowhere.json()["error"]["type"]) == (404, "invalid_request_error")
+
+
+def upload(service: Service, data: bytes, name: str) -> httpx.Response:
+    files = {"file": ("clip", data, "application/octet-stream")}
+    return httpx.post(f"{service.url}/v1/voices", files=files, data={"name": name}, timeout=120)
+
+
+def test_a_voice_from_a_clip_speaks_and_goes(service: Service) -> None:
+    made = upload(service, clip(), "Ålice")
+    assert made.status_code == 201, made.text
+    voice = made.json()
+    assert upload(service, clip(), "Ålice").json()["id"] == voice["id"]
+    assert upload(service, clip(pitch=220), "Ålice").json()["error"]["param"] == "name"
+    listed = httpx.get(f"{service.url}/v1/voices", timeout=30).json()["data"]
+    assert [v["name"] for v in listed] == ["default", "Ålice"]
+    assert httpx.get(f"{service.url}/v1/voices/{voice['id']}", timeout=30).json() == voice
+    own, builtin = (speak(service, input=TEXT, voice=v, seed=1).content for v in ("Ålice", "default"))
+    assert own != builtin
+    assert [path.name for path in service.voices_folder.iterdir()] == [f"{voice['id']}.safetensors"]
+    gone = httpx.delete(f"{service.url}/v1/voices/{voice['id']}", timeout=30)
+    assert gone.json()["deleted"] is True
+    assert httpx.get(f"{service.url}/v1/voices/{voice['id']}", timeout=30).status_code == 404
+    assert speak(service, input=TEXT, voice="Ålice").status_code == 404
+    assert list(service.voices_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"this is no audio", 400),
+        (b"", 400),
+        (clip(2.0), 400),
+        (clip(31.0), 400),
+        (clip()[:60_000], 400),
+        (b"\0" * (200 * 2**20), 413),
+    ],
+    ids=["text", "empty", "short", "long", "truncated", "200 MB"],
+)
+def test_bad_clips_are_refused(service: Service, data: bytes, status: int) -> None:
+    answer = upload(service, data, "bad")
+    assert answer.status_code == status
+    assert answer.json()["error"]["param"] in ("file", None)
+    assert list(service.voices_folder.iterdir()) == []
+
+
+def test_bad_names_are_refused(service: Service) -> None:
+    for name in ("", "x" * 65, "default", "voice_0123456789abcdef", "a\nb"):
+        answer = upload(service, clip(), name)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "name"), name
+    assert httpx.delete(f"{service.url}/v1/voices/default", timeout=30).status_code == 400
