@@ -78,10 +78,9 @@ class RandomWeights:
             return torch.full(shape, self.F0_BIAS_HZ)
         if name.endswith("conv_post.bias"):
             return torch.cat((torch.full((shape[0] // 2,), self.LOG_MAGNITUDE), torch.zeros(shape[0] // 2)))
-        if name.endswith("bias"):
-            return torch.zeros(shape)
-        if len(shape) == 1:  # gains of norms, and Snake's alpha
-            return torch.ones(shape)
+        if len(shape) == 1:
+            offset = "bias" in name.rsplit(".", 1)[-1] or name.endswith("running_mean")
+            return torch.zeros(shape) if offset else torch.ones(shape)  # ones: gains, Snake's alpha
         digest = hashlib.sha256(f"{self._seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else shape[0]

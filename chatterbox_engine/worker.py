@@ -53,9 +53,10 @@ class Worker(ABC):
 
     def check_alive(self, stalled_s: float = 60.0) -> None:
         """Raises EngineDead if the thread has ended, or has been in one step for `stalled_s` seconds."""
-        if self._failure is not None or not self._thread.is_alive():
+        started = self._thread.ident is not None
+        if self._failure is not None or (started and not self._thread.is_alive()):
             raise EngineDead(f"The {self._name} engine has ended: {self._failure or 'it was stopped'}.")
-        if time.monotonic() - self._beat > stalled_s:
+        if started and time.monotonic() - self._beat > stalled_s:
             raise EngineDead(f"The {self._name} engine has been in one step for over {stalled_s:g} s.")
 
     def _run(self) -> None:

@@ -151,11 +151,15 @@ def test_a_short_last_sentence_is_not_left_alone() -> None:
     assert min(len(piece.text) for piece in split("word " * 59 + "end. Yes.")) > 100
 
 
-@pytest.mark.parametrize(
-    "text", [PROSE * 26, "a " * 2048, "x" * 4096, CHINESE * 200, "\n" * 4096, "." * 4096, "(" * 4096]
-)
+LONG = {"prose": PROSE * 26, "letters": "a " * 2048, "one word": "x" * 4096, "Chinese": CHINESE * 200}
+LONG |= {f"{mark!r}": mark * 4096 for mark in "\n.(,"}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
 def test_split_is_fast(text: str) -> None:
-    split("warm up. " * 40)
-    begin = time.perf_counter()
-    split(text)
-    assert time.perf_counter() - begin < 0.05
+    seconds = []
+    for _ in range(3):  # the best of three, since others use the machine
+        begin = time.perf_counter()
+        split(text)
+        seconds.append(time.perf_counter() - begin)
+    assert min(seconds) < 0.05

@@ -139,19 +139,17 @@ class S3GenEngine(Worker):
             own = chunk.piece.tokens[chunk.start : chunk.start + item.tokens - prompt]
             tokens[row, prompt : item.tokens] = torch.tensor(own, dtype=torch.int64)
         ragged = any(item.tokens != longest for item in work)
-        prompt_feat = torch.cat([item.stream.voice.feat for item in work]).to(device, model.dtype)
         mel = model.flow(
             tokens.to(device),
-            prompt_feat,
+            torch.cat([item.stream.voice.feat for item in work]).to(device, model.dtype),
             torch.cat([item.stream.voice.speaker for item in work]).to(device, model.dtype),
             self._noise(work, longest),
             lengths=torch.tensor([item.tokens for item in work], device=device) if ragged else None,
             steps=self._switches.cfm_steps,
             final=work[0].chunk.final,
         )
-        extra = prompt_feat.shape[1] - FRAMES_PER_TOKEN * prompt  # an odd frame of the prompt's takes speech's first
-        begins = [max(0, FRAMES_PER_TOKEN * (item.chunk.piece.done - item.chunk.start) - extra) for item in work]
-        ends = [FRAMES_PER_TOKEN * (item.chunk.end - item.chunk.start) - extra for item in work]
+        begins = [FRAMES_PER_TOKEN * (item.chunk.piece.done - item.chunk.start) for item in work]
+        ends = [FRAMES_PER_TOKEN * (item.chunk.end - item.chunk.start) for item in work]
         return [mel[row, :, begin:end] for row, (begin, end) in enumerate(zip(begins, ends, strict=True))]
 
     def _noise(self, work: list[Work], longest: int) -> Tensor:

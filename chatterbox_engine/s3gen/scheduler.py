@@ -26,7 +26,6 @@ class Work:
         return (
             self.chunk.final == first.chunk.final
             and self.prompt == first.prompt
-            and self.stream.voice.feat.shape == first.stream.voice.feat.shape
             and bool(self.chunk.piece.tokens) == bool(first.chunk.piece.tokens)
             and abs(self.tokens - first.tokens) <= _MOST_PADDING * longest
         )

@@ -121,11 +121,10 @@ class SpeechStream:
             available, complete = len(piece.tokens), piece.complete
         size = self._size(self._chunks)
         start = 0 if self._context_window is None else max(0, piece.done - self._context_window)
-        if complete and available - piece.done <= size + self._lookahead:
-            return Chunk(piece, start, available, final=True)
+        # Where a chunk ends depends on the tokens alone, never on when they came.
         if available - piece.done >= size + self._lookahead:
             return Chunk(piece, start, piece.done + size, final=False)
-        return None
+        return Chunk(piece, start, available, final=True) if complete else None
 
     def over(self) -> bool:
         """Every piece is done and no more come."""

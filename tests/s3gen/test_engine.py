@@ -1,0 +1,228 @@
+"""S3Gen's engine: any chunking gives the whole utterance, alone and in company, without seams, at the reader's pace."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatterbox_engine.checkpoint import DEMO
+from chatterbox_engine.config import S3GenSwitches
+from chatterbox_engine.errors import EngineDead, Overloaded
+from chatterbox_engine.s3gen.engine import S3GenEngine, S3GenModel
+from chatterbox_engine.s3gen.stream import SpeechStream
+from chatterbox_engine.spec import ModelSpec
+from chatterbox_engine.types import S3GenVoice
+from chatterbox_engine.watermark import Watermarker
+from chatterbox_engine.weights import RandomWeights
+
+SPEC = ModelSpec.load(DEMO / "config.json").s3gen.model_copy(update={"cfm_steps": 2})
+WHOLE = (10**6,)
+
+
+@pytest.fixture(scope="module")
+def model() -> S3GenModel:
+    return S3GenModel(SPEC, RandomWeights(0), torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def engine(model: S3GenModel) -> Iterator[S3GenEngine]:
+    engine = S3GenEngine(model, S3GenSwitches(max_streams=8), None)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def voice(prompt: int = 12) -> S3GenVoice:
+    generator = torch.Generator().manual_seed(prompt)
+    return S3GenVoice(
+        f"v{prompt}",
+        torch.randint(0, 6561, (1, prompt), generator=generator),
+        torch.randn(1, 2 * prompt, 80, generator=generator) - 6,
+        torch.randn(1, 192, generator=generator),
+    )
+
+
+def tokens(count: int, start: int = 1) -> list[int]:
+    return [(start + 37 * i) % 6561 for i in range(count)]
+
+
+def spoken(stream: SpeechStream) -> np.ndarray:
+    chunks: list[np.ndarray] = []
+    final = False
+    while not final:
+        read, final = stream.audio.read(timeout=60)
+        chunks += read
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+
+
+def say(engine: S3GenEngine, count: int, schedule: tuple[int, ...], seed: int = 3, window: int | None = None
+        ) -> np.ndarray:  # fmt: skip
+    stream = engine.open(voice(), schedule=schedule, context_window=window, paced=False)
+    stream.begin_piece(seed, 0.0)
+    stream.feed(tokens(count), final=True)
+    stream.finish()
+    return spoken(stream)
+
+
+@given(
+    count=st.integers(0, 40),
+    schedule=st.lists(st.integers(1, 20), min_size=1, max_size=3),
+    feeds=st.lists(st.integers(0, 10), max_size=5),
+    window=st.one_of(st.none(), st.integers(0, 10)),
+)
+@settings(max_examples=25, deadline=None)
+def test_every_token_becomes_960_samples_however_it_comes(
+    engine: S3GenEngine, count: int, schedule: list[int], feeds: list[int], window: int | None
+) -> None:
+    stream = engine.open(voice(), schedule=tuple(schedule), context_window=window, paced=False)
+    stream.begin_piece(3, 0.0)
+    rest = tokens(count)
+    for size in feeds:
+        stream.feed(rest[:size], final=False)
+        rest = rest[size:]
+    stream.feed(rest, final=True)
+    stream.finish()
+    audio = spoken(stream)
+    assert len(audio) == 960 * count
+    # The same tokens in one go, cut at the same places: the same sound.
+    assert np.abs(audio - say(engine, count, tuple(schedule), window=window)).max(initial=0) <= 1e-4
+
+
+def test_one_chunk_is_the_offline_pass(engine: S3GenEngine, model: S3GenModel) -> None:
+    """The engine's whole path against the modules called by hand."""
+    from chatterbox_engine.s3gen.flow import flow_noise
+    from chatterbox_engine.s3gen.hift_stream import HiFTStream, advance
+
+    own = voice()
+    with torch.inference_mode():
+        row = torch.cat((own.prompt, torch.tensor([tokens(30)])), dim=1)
+        noise = flow_noise(torch.tensor([3]), 24, 0, 60, 80)
+        mel = model.flow(row, own.feat, own.speaker, noise, final=True)
+        (sound,) = advance(model.hift, [HiFTStream(3)], [mel[0]], [True])
+    offline = sound.numpy()
+    offline[:480] = 0
+    offline[480:960] *= (1 + np.cos(np.linspace(np.pi, 0, 480, dtype=np.float32))) / 2
+    assert np.abs(say(engine, 30, WHOLE) - offline).max() <= 1e-4
+    assert offline.std() > 0.005
+
+
+def test_each_stream_of_a_batch_equals_itself_alone(engine: S3GenEngine) -> None:
+    counts = (40, 40, 37, 55)
+    alone = [say(engine, count, (15, 20), seed=i) for i, count in enumerate(counts)]
+    streams = [engine.open(voice(), schedule=(15, 20), paced=False) for _ in counts]
+    for i, (stream, count) in enumerate(zip(streams, counts, strict=True)):
+        stream.begin_piece(i, 0.0)
+        stream.feed(tokens(count), final=True)
+        stream.finish()
+    together = [spoken(stream) for stream in streams]
+    for a, b in zip(alone, together, strict=True):
+        assert np.abs(a - b).max() <= 1e-4
+
+
+def test_pieces_follow_one_another_with_their_pauses(engine: S3GenEngine) -> None:
+    stream = engine.open(voice(), schedule=(15,), paced=False)
+    stream.begin_piece(3, 0.25)
+    stream.feed(tokens(20), final=True)
+    stream.begin_piece(4, 0.0)
+    stream.feed([], final=True)  # T3 had nothing to say
+    stream.begin_piece(5, 0.0)
+    stream.feed(tokens(10), final=True)
+    stream.finish()
+    audio = spoken(stream)
+    first, pause, rest = np.split(audio, (20 * 960, 20 * 960 + 6000))
+    assert np.abs(first - say(engine, 20, (15,))).max() <= 1e-4
+    assert not pause.any()
+    assert len(rest) == 10 * 960
+    assert not rest[:480].any()  # each piece fades in by itself
+
+
+def test_seams_do_not_click(engine: S3GenEngine) -> None:
+    """No step between samples at a seam is beyond what the signal does by itself elsewhere."""
+    audio = say(engine, 120, (10,))
+    steps = np.abs(np.diff(audio[960:]))
+    edges = [960 * 10 * k - 20 * 480 - 960 for k in range(3, 11)]  # HiFT holds 20 frames back
+    at_seams = np.array([steps[edge - 2 : edge + 2].max() for edge in edges])
+    assert at_seams.max() <= np.quantile(steps, 0.9999)
+
+
+def test_the_watermark_is_in_streamed_audio(model: S3GenModel) -> None:
+    marker = Watermarker()
+    engine = S3GenEngine(model, S3GenSwitches(), marker)
+    engine.start()
+    try:
+        plain = S3GenEngine(model, S3GenSwitches(), None)
+        plain.start()
+        for seconds in (2, 4):
+            audio = say(engine, 25 * seconds, (20, 25))
+            assert len(audio) == 24_000 * seconds
+            assert marker.detect(audio) >= 0.99
+            assert marker.detect(say(plain, 25 * seconds, (20, 25))) < 0.5
+        plain.stop()
+    finally:
+        engine.stop()
+
+
+def test_a_reader_who_does_not_read_holds_its_own_stream_back(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(queue_chunks=2), None)
+    engine.start()
+    try:
+        slow = engine.open(voice(), schedule=(5,), paced=False)
+        slow.begin_piece(3, 0.0)
+        slow.feed(tokens(200), final=True)
+        slow.finish()
+        quick = say(engine, 60, (5,))
+        assert len(quick) == 60 * 960
+        time.sleep(0.1)
+        assert slow.audio.unread == 2
+        assert len(spoken(slow)) == 200 * 960
+    finally:
+        engine.stop()
+
+
+def test_a_paced_stream_waits_for_its_listener(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(max_lead_s=1.0, queue_chunks=100), None)
+    engine.start()
+    try:
+        stream = engine.open(voice(), schedule=(10,))
+        stream.begin_piece(3, 0.0)
+        stream.feed(tokens(250), final=True)
+        stream.finish()
+        begin = time.monotonic()
+        audio = spoken(stream)
+        lead = len(audio) / 24_000 - (time.monotonic() - begin)
+        assert lead <= 1.0 + 1.0  # one second ahead, and at most the last chunk and what HiFT held back
+    finally:
+        engine.stop()
+
+
+def test_closing_frees_the_place(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(max_streams=1), None)
+    engine.start()
+    try:
+        stream = engine.open(voice())
+        stream.begin_piece(3, 0.0)
+        stream.feed(tokens(100), final=False)
+        with pytest.raises(Overloaded):
+            engine.open(voice())
+        stream.audio.close()
+        end = time.monotonic() + 10
+        while engine.running and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(say(engine, 10, WHOLE)) == 9600
+    finally:
+        engine.stop()
+
+
+def test_a_stopped_engine_ends_its_streams(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(), None)
+    engine.start()
+    stream = engine.open(voice())
+    engine.stop()
+    with pytest.raises(EngineDead):
+        spoken(stream)
+    with pytest.raises(EngineDead):
+        engine.open(voice())
