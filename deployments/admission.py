@@ -30,7 +30,11 @@ class Gate:
 
 
 class Ticket:
-    """One stream's place, given back once however often `end` is called."""
+    """One stream's place, given back once however often `end` is called.
+
+    A request that is cancelled between two of its parts may never come to call it: then the place is given back when
+    nobody holds the ticket any more.
+    """
 
     def __init__(self, gate: Gate) -> None:
         self._gate: Gate | None = gate
@@ -40,3 +44,6 @@ class Ticket:
         if self._gate is not None:
             gate, self._gate = self._gate, None
             gate.leave(outcome)
+
+    def __del__(self) -> None:
+        self.end("cancelled")

@@ -1,6 +1,7 @@
 """Answers in OpenAI's shape: the one map from errors to HTTP, the limit on bodies, and the audio response."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -112,14 +113,21 @@ class _BodyLimit:
 
 
 class AudioResponse(StreamingResponse):
-    """Streams audio, and gives up on a client that takes nothing for `stall_s` seconds."""
+    """Streams audio, and gives up on a client that takes nothing for `stall_s` seconds.
 
-    def __init__(self, content: Any, stall_s: float, **options: Any) -> None:
+    However it ends, the generator it streams from is closed before it returns.
+    """
+
+    def __init__(self, content: AsyncGenerator[bytes, None], stall_s: float, **options: Any) -> None:
         super().__init__(content, **options)
+        self._content = content
         self._stall_s = stall_s
 
     async def stream_response(self, send: Send) -> None:
         async def bounded(message: Message) -> None:
             await asyncio.wait_for(send(message), self._stall_s)
 
-        await super().stream_response(bounded)
+        try:
+            await super().stream_response(bounded)
+        finally:
+            await self._content.aclose()

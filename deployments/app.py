@@ -23,16 +23,17 @@ def build(settings: ServiceSettings) -> Application:
     share the cores, with torch's threads set to each one's share.
     """
     settings.engine_config()  # a wrong switch is refused here, before anything starts
-    place = _place(settings)
-    runtime = place.runtime
-    voices = _sized(Voices, 1, place.voices).bind(settings, runtime)
-    t3 = _sized(T3, settings.t3_replicas, place.stage).bind(settings, runtime, voices)
-    s3gen = _sized(S3Gen, settings.s3gen_replicas, place.stage).bind(settings, runtime, voices, t3)
+    resources = ray.cluster_resources() if ray.is_initialized() else {}
+    cores = int(resources.get("CPU", torch.get_num_threads()))
+    where = place(settings, cores, int(resources.get("GPU", torch.cuda.device_count())))
+    voices = _sized(Voices, 1, where.voices).bind(settings, where.runtime)
+    t3 = _sized(T3, settings.t3_replicas, where.stage).bind(settings, where.runtime, voices)
+    s3gen = _sized(S3Gen, settings.s3gen_replicas, where.stage).bind(settings, where.runtime, voices, t3)
     return _sized(Ingress, 1, {"num_cpus": 0}).bind(settings, voices, t3, s3gen)
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Resources of a replica of either stage and of the voices, and how a stage computes."""
 
     stage: dict[str, float]
@@ -44,16 +45,13 @@ def _sized(deployment: Any, replicas: int, resources: dict[str, float]) -> Deplo
     return cast(Deployment, deployment.options(num_replicas=replicas, ray_actor_options=resources))
 
 
-def _place(settings: ServiceSettings) -> _Place:
-    resources = ray.cluster_resources() if ray.is_initialized() else {}
-    cores = int(resources.get("CPU", torch.get_num_threads()))
-    gpus = int(resources.get("GPU", torch.cuda.device_count()))
+def place(settings: ServiceSettings, cores: int, gpus: int) -> Place:
     replicas = settings.t3_replicas + settings.s3gen_replicas
     if settings.device == "cpu" or (settings.device == "auto" and gpus == 0):
         why = "device cpu as configured" if settings.device == "cpu" else "device auto: the cluster has no GPU"
         share = max(0.1, round((cores - 0.2) / replicas, 2))
-        return _Place({"num_cpus": share}, {"num_cpus": 0.1}, Runtime("cpu", max(1, cores // replicas), why))
+        return Place({"num_cpus": share}, {"num_cpus": 0.1}, Runtime("cpu", max(1, cores // replicas), why))
     why = f"device {settings.device}: the cluster has {gpus} GPUs"
     fraction = round(1 / math.ceil(replicas / max(1, gpus)), 4)
     runtime = Runtime("cuda", 2, why, memory_fraction=fraction)
-    return _Place({"num_cpus": 1, "num_gpus": fraction}, {"num_cpus": 0.1}, runtime)
+    return Place({"num_cpus": 1, "num_gpus": fraction}, {"num_cpus": 0.1}, runtime)

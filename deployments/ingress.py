@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
@@ -79,7 +79,9 @@ class Ingress:
             headers={"x-seed": str(sampling.seed), "cache-control": "no-store"},
         )
 
-    async def _audio(self, header: bytes, first: AudioChunk, chunks: Stream, ticket: Ticket) -> AsyncIterator[bytes]:
+    async def _audio(
+        self, header: bytes, first: AudioChunk, chunks: Stream, ticket: Ticket
+    ) -> AsyncGenerator[bytes, None]:
         """The response's bytes. Whatever ends it early cancels back along the chain and frees the places."""
         outcome = "cancelled"
         try:

@@ -85,8 +85,8 @@ class S3Gen:
         return self._identity
 
     async def live(self) -> dict[str, int]:
-        """Utterances at work."""
-        return {"running": self._stage.engine.running}
+        """Utterances at work, and tasks of the event loop."""
+        return {"running": self._stage.engine.running, "tasks": len(asyncio.all_tasks())}
 
     def check_health(self) -> None:
         self._stage.engine.check_alive()

@@ -51,8 +51,9 @@ class T3:
         return self._identity
 
     async def live(self) -> dict[str, int]:
-        """Requests at work and waiting."""
-        return {"running": self._stage.engine.running, "waiting": self._stage.engine.waiting}
+        """Requests at work and waiting, and tasks of the event loop."""
+        engine = self._stage.engine
+        return {"running": engine.running, "waiting": engine.waiting, "tasks": len(asyncio.all_tasks())}
 
     def check_health(self) -> None:
         self._stage.engine.check_alive()

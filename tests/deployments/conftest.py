@@ -2,12 +2,14 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 # Under `uv run`, Ray would copy the project and build a second environment for its workers.
@@ -25,9 +27,35 @@ class Service:
     voices_folder: Path
 
     def live(self) -> dict[str, Any]:
-        """Streams at each stage."""
+        """Streams at each stage, and tasks of the stages' event loops."""
         live = httpx.get(f"{self.url}/health", timeout=30).json()["live"]
-        return {"ingress": live["ingress"], "t3": live["t3"]["running"], "s3gen": live["s3gen"]["running"]}
+        t3, s3gen = live["t3"], live["s3gen"]
+        return {
+            "streams": [live["ingress"], t3["running"] + t3["waiting"], s3gen["running"]],
+            "tasks": t3["tasks"] + s3gen["tasks"],
+        }
+
+    def wait_until_idle(self, seconds: float = 20.0) -> dict[str, Any]:
+        """Wait until no stage has a stream; fails if that takes longer."""
+        end = time.monotonic() + seconds
+        while (live := self.live())["streams"] != [0, 0, 0]:
+            assert time.monotonic() < end, live
+            time.sleep(0.1)
+        return live
+
+    def wait_until_well(self, seconds: float = 90.0) -> None:
+        """Wait until /health is 200."""
+        end = time.monotonic() + seconds
+        while httpx.get(f"{self.url}/health", timeout=30).status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.5)
+
+    def replica(self, deployment: str) -> psutil.Process:
+        """The process of a deployment's replica."""
+        name = f"ray::ServeReplica:chatterbox:{deployment}"
+        found = [p for p in psutil.Process().children(recursive=True) if name in " ".join(p.cmdline())]
+        assert len(found) == 1, found
+        return found[0]
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ from tests.deployments.conftest import Service
 
 pytestmark = pytest.mark.service
 TEXT = "Hello there. This is streamed speech."
-LONG = " ".join(f"Sentence number {i} is here to be spoken." for i in range(40))
+LONG = " ".join(f"Sentence number {i} is here to be spoken." for i in range(12))
 
 
 def speak(service: Service, **body: Any) -> httpx.Response:
@@ -71,19 +71,19 @@ def test_a_seed_is_told_and_can_be_given_again(service: Service) -> None:
 
 
 def test_audio_comes_while_it_is_made(service: Service) -> None:
-    times = []
+    begin, times = time.monotonic(), []
     with httpx.stream("POST", f"{service.url}/v1/audio/speech", json={"input": LONG}, timeout=120) as response:
         for _ in response.iter_raw():
-            times.append(time.monotonic())
+            times.append(time.monotonic() - begin)
     assert len(times) > 5
-    assert times[0] - times[-1] < 0.5 * (times[0] - times[-1]) + 0  # the first came long before the last
+    assert times[0] < 0.5 * times[-1]
 
 
 def test_long_text_is_one_utterance(service: Service) -> None:
     from chatterbox_engine.text import normalise, split
 
     pieces = split(LONG)
-    assert len(pieces) > 3
+    assert len(pieces) > 1
     expected = sum(round(len(normalise(p.text)) * 1.7) * 960 + round(p.pause_s * 24_000) for p in pieces)
     content = speak(service, input=LONG, response_format="pcm").content
     assert len(content) == 2 * expected

@@ -1,0 +1,99 @@
+"""What goes wrong on a running service: clients that leave, do not read or come in crowds, and replicas that die."""
+
+import concurrent.futures
+import random
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.deployments.conftest import PLACES, Service
+
+pytestmark = pytest.mark.service
+LONG = " ".join(f"Sentence number {i} is here to be spoken." for i in range(20))
+
+
+def hang_up(service: Service, seed: int) -> int:
+    """Read a random part of a stream, or nothing, and leave. Returns the status."""
+    rng = random.Random(seed)
+    with httpx.stream(
+        "POST", f"{service.url}/v1/audio/speech", json={"input": LONG, "seed": seed}, timeout=60
+    ) as response:
+        wanted = rng.randrange(0, 400_000)
+        for chunk in response.iter_raw():
+            wanted -= len(chunk)
+            if wanted < 0:
+                break
+        return response.status_code
+
+
+def test_two_crowds_that_hang_up_leave_nothing_behind(service: Service) -> None:
+    files = sorted(service.voices_folder.iterdir())
+    httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Warm."}, timeout=60)
+    before = service.wait_until_idle()
+    replicas = [service.replica(name) for name in ("T3", "S3Gen", "Ingress")]
+    descriptors = [replica.num_fds() for replica in replicas]
+    for crowd in range(2):
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            statuses = list(pool.map(lambda i: hang_up(service, i), range(20 * crowd, 20 * crowd + 20)))
+        assert set(statuses) <= {200, 429}
+        assert statuses.count(200) >= PLACES
+    after = service.wait_until_idle()
+    assert after["tasks"] <= before["tasks"] + 2  # the health check itself
+    assert all(r.num_fds() <= n + 8 for r, n in zip(replicas, descriptors, strict=True))
+    assert sorted(service.voices_folder.iterdir()) == files
+
+
+def connect(service: Service) -> socket.socket:
+    """Ask for a long stream and read nothing of it."""
+    host, port = service.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)))
+    body = b'{"input": "' + LONG.encode() + b'"}'
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    client.sendall(head.encode() + b"\r\n\r\n" + body)
+    return client
+
+
+def test_a_full_house_answers_429_before_any_audio(service: Service) -> None:
+    service.wait_until_idle()
+    clients = [connect(service) for _ in range(PLACES)]
+    try:
+        end = time.monotonic() + 20
+        while service.live()["streams"][0] < PLACES:
+            assert time.monotonic() < end
+        refused = httpx.post(f"{service.url}/v1/audio/speech", json={"input": "One more."}, timeout=30)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+    finally:
+        for client in clients:
+            client.close()
+    service.wait_until_idle()
+    assert httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Now."}, timeout=60).status_code == 200
+
+
+def test_a_client_that_does_not_read_slows_nobody(service: Service) -> None:
+    client = connect(service)
+    try:
+        answer = httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Meanwhile, another."}, timeout=60)
+        assert answer.status_code == 200
+    finally:
+        client.close()
+    service.wait_until_idle()
+
+
+@pytest.mark.parametrize("deployment", ["T3", "S3Gen"])
+def test_a_replica_that_dies_breaks_its_streams_and_is_replaced(service: Service, deployment: str) -> None:
+    """The client must see that the body is not whole; the service mends itself."""
+    service.wait_until_idle()
+    with httpx.stream("POST", f"{service.url}/v1/audio/speech", json={"input": LONG}, timeout=60) as response:
+        chunks = response.iter_raw()
+        next(chunks)
+        service.replica(deployment).kill()
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in chunks:
+                pass
+    service.wait_until_well()
+    assert httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Again."}, timeout=60).status_code == 200
+    service.wait_until_idle()
