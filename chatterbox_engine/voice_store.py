@@ -3,6 +3,7 @@
 import logging
 import threading
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 from chatterbox_engine.errors import InvalidRequest, UnknownVoice
@@ -25,8 +26,8 @@ class VoiceStore:
         self._lock = threading.Lock()
         self._warned: set[Path] = set()
 
-    def add(self, voice: Voice) -> None:
-        """Keep a voice. The same clip again, under a free name, is the same voice renamed.
+    def add(self, voice: Voice) -> VoiceInfo:
+        """Keep a voice. The same clip again is the voice that is there, under the name given last.
 
         Raises InvalidRequest (param "name") for a name that cannot be or that another clip has; OSError where the
         disk cannot take it.
@@ -35,12 +36,16 @@ class VoiceStore:
             raise InvalidRequest(f"{voice.id!r} is not the id of a voice made from a clip.", "id")
         check_name(voice.name)
         with self._lock:
-            if any(other.name == voice.name and other.id != voice.id for other in self._infos()):
+            others = self._infos()
+            if any(other.name == voice.name and other.id != voice.id for other in others):
                 raise InvalidRequest(
                     f"There is another voice named {voice.name!r}. Choose another name, or delete that voice first.",
                     "name",
                 )
+            for same in (other for other in others if other.id == voice.id):
+                voice = replace(voice, created=same.created)
             voice.save(self._path(voice.id))
+            return voice.info
 
     def get(self, id_or_name: str) -> Voice:
         """Raises UnknownVoice; InvalidRequest where the file is damaged behind its header."""

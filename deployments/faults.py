@@ -4,6 +4,9 @@ An error raised in a replica is logged there by Ray as a crash. What the engine 
 as a value, and is raised again on the caller's side.
 """
 
+import asyncio
+import concurrent.futures
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast
@@ -81,7 +84,8 @@ class Stream:
 
     def cancel(self) -> None:
         """End the call there, too. Safe after its end."""
-        self._items.cancel()
+        with contextlib.suppress(concurrent.futures.CancelledError, asyncio.CancelledError):
+            self._items.cancel()  # raises where the call was cancelled before it came to a replica
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -67,8 +67,8 @@ class Ingress:
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
-            chunks.cancel()
             ticket.end(_outcome(error))
+            chunks.cancel()
             raise
         self._metrics.first_audio(time.monotonic() - begin)
         wav = body.response_format == "wav"
@@ -96,8 +96,8 @@ class Ingress:
             outcome = "failed"
             raise  # so that the connection is cut: the client must not take a part for the whole
         finally:
-            chunks.cancel()
             ticket.end(outcome)
+            chunks.cancel()
 
     @api.get("/v1/models")
     async def models(self) -> dict[str, Any]:

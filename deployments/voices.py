@@ -56,8 +56,7 @@ class Voices:
         samples = await asyncio.to_thread(read_clip, clip)
         async with self._encoding:
             voice = await asyncio.to_thread(self._encode, samples, name)
-        self._store.add(voice)
-        return _as_object(voice.info)
+        return _as_object(self._store.add(voice))
 
     @answers
     async def delete(self, voice: str) -> None:

@@ -5,8 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+
+from tests.service import service  # noqa: F401  (a fixture)
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 torch.set_num_threads(2)
@@ -44,3 +48,39 @@ def reference_voice() -> Any:
         speaker=torch.randn(1, 256, generator=generator),
         prompt=torch.randint(0, 6561, (1, 150), generator=generator),
     )
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference clip of 4 s: harmonics that come and go."""
+    path = tmp_path_factory.mktemp("clip") / "anna.wav"
+    t = np.arange(4 * 24_000) / 24_000
+    sound = sum(np.sin(2 * np.pi * 120 * k * t + k) / k for k in range(1, 15))
+    soundfile.write(path, 0.1 * sound * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t)), 24_000)
+    return path
+
+
+@pytest.fixture(scope="session")
+def reference_tts(reference_t3: Any) -> Any:
+    """A real ChatterboxTTS at full width and small depth, with random weights and a made-up voice."""
+    from chatterbox.models.s3gen import S3Gen
+    from chatterbox.models.tokenizers import EnTokenizer
+    from chatterbox.models.voice_encoder import VoiceEncoder
+    from chatterbox.tts import ChatterboxTTS
+
+    from chatterbox_engine.checkpoint import DEMO, find
+    from chatterbox_engine.spec import SpeechTokenizerSpec
+    from chatterbox_engine.voice_encoder import _reference_encoder
+
+    torch.manual_seed(2)
+    s3gen = S3Gen()
+    s3gen.tokenizer = _reference_encoder(SpeechTokenizerSpec(width=128, heads=2, layers=2)).tokenizer
+    encoder, estimator = s3gen.flow.encoder, s3gen.flow.decoder.estimator
+    encoder.encoders, encoder.up_encoders = encoder.encoders[:2], encoder.up_encoders[:1]
+    estimator.mid_blocks = estimator.mid_blocks[:3]
+    for stage in (*estimator.down_blocks, *estimator.mid_blocks, *estimator.up_blocks):
+        stage[1] = stage[1][:1]
+    voice = find("demo", "cpu").voice()
+    assert voice is not None
+    tokenizer = EnTokenizer(str(DEMO / "tokenizer.json"))
+    return ChatterboxTTS(reference_t3, s3gen.eval(), VoiceEncoder().eval(), tokenizer, "cpu", voice.to_conditionals())

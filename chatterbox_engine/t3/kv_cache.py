@@ -1,5 +1,8 @@
 """The keys and values of every running row, preallocated once."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +17,8 @@ class KVCache:
 
     def __init__(self, spec: T3Spec, rows: int, positions: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (spec.layers, rows, spec.heads, positions + 1, spec.head_width)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, device)
+        self.values = _zeros(shape, dtype, device)
         self.scratch = positions
 
     def write(self, layer: int, rows: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -37,3 +40,11 @@ class KVCache:
         """Bytes that one position of one row takes."""
         layers, _, heads, _, width = self.keys.shape
         return 2 * layers * heads * width * self.keys.element_size()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, since what is masked must still be finite; on a CPU, of memory that counts only once it is written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)  # calloc: the system hands pages out on first touch
+    return torch.from_numpy(pages).view(dtype).view(shape)

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from tests.deployments.conftest import PLACES, Service
+from tests.service import PLACES, Service
 
 pytestmark = pytest.mark.service
 LONG = " ".join(f"Sentence number {i} is here to be spoken." for i in range(20))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.deployments.conftest import Service
+from tests.service import Service
 
 pytestmark = pytest.mark.service
 TEXT = "Hello there. This is streamed speech."
@@ -167,7 +167,7 @@ def test_a_voice_from_a_clip_speaks_and_goes(service: Service) -> None:
     made = upload(service, clip(), "Ålice")
     assert made.status_code == 201, made.text
     voice = made.json()
-    assert upload(service, clip(), "Ålice").json()["id"] == voice["id"]
+    assert upload(service, clip(), "Ålice").json() == voice
     assert upload(service, clip(pitch=220), "Ålice").json()["error"]["param"] == "name"
     listed = httpx.get(f"{service.url}/v1/voices", timeout=30).json()["data"]
     assert [v["name"] for v in listed] == ["default", "Ålice"]

@@ -1,6 +1,5 @@
 """One Ray cluster and one service for the whole session."""
 
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,9 +10,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-
-# Under `uv run`, Ray would copy the project and build a second environment for its workers.
-os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 
 PLACES = 6
 """Streams that the service takes at once."""

@@ -1,0 +1,1 @@
+"""Load on the service as listeners make it. Speaks HTTP only."""
