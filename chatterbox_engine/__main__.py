@@ -1,14 +1,17 @@
 """python -m chatterbox_engine say "text" -o out.wav: a first sound without a server."""
 
 import argparse
+import contextlib
 import logging
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import soundfile
+from torch import Tensor
 
-from chatterbox_engine.errors import ChatterboxError
-from chatterbox_engine.tts import OptimizedChatterboxTTS
+from chatterbox_engine.errors import ChatterboxError, InvalidRequest
+from chatterbox_engine.tts import OptimizedChatterboxTTS, StreamingMetrics
 from chatterbox_engine.types import SAMPLE_RATE
 
 
@@ -33,17 +36,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(given: argparse.Namespace) -> None:
-    tts = OptimizedChatterboxTTS.from_pretrained(given.device, model=given.model)
-    print(f"{tts.checkpoint.model} on {tts.device}. {tts.checkpoint.spec.note}", file=sys.stderr)
-    stream = tts.generate_stream(given.text, audio_prompt_path=given.voice, seed=given.seed)
-    with soundfile.SoundFile(given.output, "w", SAMPLE_RATE, channels=1) as file:
+    with contextlib.closing(OptimizedChatterboxTTS.from_pretrained(given.device, model=given.model)) as tts:
+        print(f"{tts.checkpoint.model} on {tts.device}. {tts.checkpoint.spec.note}", file=sys.stderr)
+        stream = tts.generate_stream(given.text, audio_prompt_path=given.voice, seed=given.seed)
+        with _opened(given.output) as file:
+            _write(stream, file)
+
+
+def _opened(path: Path) -> soundfile.SoundFile:
+    """Raises InvalidRequest where no audio file can be made there."""
+    try:
+        return soundfile.SoundFile(path, "w", SAMPLE_RATE, channels=1)
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be written as .wav, .flac or .ogg: {error}", "output") from error
+
+
+def _write(stream: Generator[tuple[Tensor, StreamingMetrics], None, None], file: soundfile.SoundFile) -> None:
+    with contextlib.closing(stream):
         for chunk, metrics in stream:
             file.write(chunk[0].numpy())
             seconds, first = metrics.total_audio_duration, metrics.latency_to_first_chunk
             print(f"\r{seconds:.2f} s of audio, the first after {first:.2f} s, real-time factor {metrics.rtf:.2f}",
                   end="", file=sys.stderr)  # fmt: skip
     print(file=sys.stderr)
-    tts.close()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Where a model comes from: hub id, folder, the bundled demo, or dummy weights -> spec, tensors, tokenizer, voice."""
 
+import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HUB_MODEL = "ResembleAI/chatterbox"
+_HUB_ANSWER_S = 10.0
+"""Seconds without an answer after which the hub counts as out of reach."""
 DEMO = Path(__file__).parent / "demo"
 T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3_cfg.safetensors", "s3gen.safetensors", "ve.safetensors"
 TOKENIZER_FILE, VOICE_FILE, CONFIG_FILE = "tokenizer.json", "conds.pt", "config.json"
@@ -73,7 +77,7 @@ def find(model: str, device: str) -> Checkpoint:
         return _seeded(model, _read_spec(DEMO / CONFIG_FILE))
     if model.startswith("dummy:"):
         return _dummy(model)
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if not folder.is_dir():
         if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
             raise ModelUnavailable(f"There is no folder {model} and no model of that name. {WAYS_OUT}")
@@ -82,9 +86,13 @@ def find(model: str, device: str) -> Checkpoint:
 
 
 def from_reference(model: "ChatterboxTTS") -> Checkpoint:
-    """A ChatterboxTTS in memory; its tensors are shared where they can be, and it is left as it is."""
-    spec = _read_spec(SPECS / "chatterbox.json")
-    spec = spec.model_copy(update={"t3": spec.t3.model_copy(update={"layers": len(model.t3.tfmr.layers)})})
+    """A ChatterboxTTS in memory; its tensors are shared where they can be, and it is left as it is.
+
+    Its depths are read off its modules. Raises ModelUnavailable for another family's model.
+    """
+    if model.t3.is_gpt or model.t3.hp.is_multilingual:
+        raise ModelUnavailable(f"{type(model).__name__} is not served yet: from_reference takes a ChatterboxTTS.")
+    spec = _depths_of(model, _read_spec(SPECS / "chatterbox.json"))
     modules = {T3_FILE: model.t3, S3GEN_FILE: model.s3gen, VOICE_ENCODER_FILE: model.ve}
     return Checkpoint(
         "ChatterboxTTS in memory",
@@ -93,6 +101,25 @@ def from_reference(model: "ChatterboxTTS") -> Checkpoint:
         tokenizer=lambda: TextTokenizer(model.tokenizer.tokenizer, spec.t3, "the ChatterboxTTS's tokenizer"),
         voice=lambda: Voice.from_conditionals(model.conds, "conds", spec.name) if model.conds is not None else None,
     )
+
+
+def _depths_of(model: "ChatterboxTTS", spec: ModelSpec) -> ModelSpec:
+    """The spec with the numbers of layers, blocks and stages that the model has."""
+    encoder, estimator = model.s3gen.flow.encoder, model.s3gen.flow.decoder.estimator
+    tokenizer = model.s3gen.tokenizer.config
+    own = {
+        "t3": {"layers": len(model.t3.tfmr.layers)},
+        "s3gen": {
+            "encoder": {"blocks": len(encoder.encoders), "up_blocks": len(encoder.up_encoders)},
+            "estimator": {"mid_stages": len(estimator.mid_blocks), "stage_blocks": len(estimator.down_blocks[0][1])},
+        },
+        "speech_tokenizer": {
+            "width": tokenizer.n_audio_state,
+            "heads": tokenizer.n_audio_head,
+            "layers": tokenizer.n_audio_layer,
+        },
+    }
+    return ModelSpec.model_validate({**spec.model_dump(exclude_unset=True), **own})
 
 
 def _seeded(model: str, spec: ModelSpec) -> Checkpoint:
@@ -126,8 +153,7 @@ def _open(model: str, folder: Path) -> Checkpoint:
     for file in (T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE):
         if not (folder / file).is_file():
             raise ModelUnavailable(f"{folder} has no {file}. {WAYS_OUT}")
-    own = folder / CONFIG_FILE
-    spec = _read_spec(own if own.is_file() and '"t3"' in own.read_text() else SPECS / "chatterbox.json")
+    spec = _folder_spec(folder / CONFIG_FILE)
     voice = folder / VOICE_FILE
     return Checkpoint(
         model,
@@ -139,26 +165,45 @@ def _open(model: str, folder: Path) -> Checkpoint:
 
 
 def _download(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from httpx import HTTPError
+    from huggingface_hub import HfApi, snapshot_download
 
     wanted = [T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE, VOICE_FILE]
-    logger.info("Looking for %s in the local cache, then at the hub", model)
+    logger.info("Looking for %s at the hub, then in the local cache", model)
+    unreachable: Exception | None = None
     try:
-        return Path(snapshot_download(repo_id=model, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        HfApi().repo_info(model, timeout=_HUB_ANSWER_S)  # snapshot_download's own first call would wait for ever
+    except (HTTPError, OSError, ValueError) as error:
+        unreachable = error
+    try:
+        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=unreachable is not None))
+    except (HTTPError, OSError, ValueError) as error:
+        cause = unreachable or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ModelUnavailable(
             f"{model}: {', '.join(wanted)} are neither in the local hub cache nor could they be downloaded "
             f"({reason}). {WAYS_OUT}"
         ) from error
 
 
+def _folder_spec(path: Path) -> ModelSpec:
+    """What a folder's config file says of the model; Chatterbox where there is none, or one of the hub's own."""
+    if not path.is_file():
+        return _read_spec(SPECS / "chatterbox.json")
+    try:
+        describes = "t3" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelUnavailable(
+            f"{path} does not describe a model ({error}). Delete it, or download it again."
+        ) from error
+    return _read_spec(path if describes else SPECS / "chatterbox.json")
+
+
 def _read_spec(path: Path) -> ModelSpec:
     try:
         return ModelSpec.load(path)
     except (OSError, ValueError, ValidationError) as error:
-        raise ModelUnavailable(f"{path} does not describe a model: {error}") from error
+        raise ModelUnavailable(f"{path} does not describe a model: {' '.join(str(error).split())}") from error
 
 
 def _random_voice(spec: ModelSpec) -> Voice:

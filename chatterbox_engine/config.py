@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from chatterbox_engine.errors import InvalidRequest
 
@@ -38,7 +38,7 @@ class S3GenSwitches(_Switches):
     max_streams: int = Field(16, ge=1, le=4096)
     max_batch: int = Field(8, ge=1, le=256)
     """Streams in one call of the flow or of HiFT."""
-    chunk_schedule: tuple[int, ...] = (20, 25, 50, 100)
+    chunk_schedule: tuple[PositiveInt, ...] = Field((20, 25, 50, 100), min_length=1)
     """Tokens of the 1st, 2nd, ... chunk; the last entry repeats."""
     context_window: int | None = Field(None, ge=0)
     """Earlier tokens that the flow sees again with each chunk. None: all of them."""
@@ -75,7 +75,7 @@ class EngineConfig(_Switches):
         merged: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in _PROFILES[name].items()}
         for key, value in switches.items():
             if isinstance(value, BaseModel):
-                value = value.model_dump()
+                value = value.model_dump(exclude_unset=True)
             merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
         try:
             return cls.model_validate(merged)

@@ -1,6 +1,7 @@
 """A stream's outbox: filled by an engine's thread, read by one reader, from a thread or from an event loop."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
@@ -23,8 +24,8 @@ class Mailbox(Generic[Item]):
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
-        self._wanted = 1
-        self._waiting = False
+        self._wanted = 0
+        """Items that the reader waits for now."""
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     @property
@@ -32,8 +33,8 @@ class Mailbox(Generic[Item]):
         return len(self._items)
 
     def full(self, limit: int) -> bool:
-        """The reader is `limit` items behind, and is not waiting for still more of them."""
-        return len(self._items) >= limit and not self._waiting
+        """The reader is `limit` items behind, and has those that it waits for."""
+        return len(self._items) >= max(limit, self._wanted)
 
     @property
     def closed(self) -> bool:
@@ -43,7 +44,8 @@ class Mailbox(Generic[Item]):
     def put(self, items: Iterable[Item] = (), *, final: bool = False) -> None:
         """Add items; `final` ends the stream. Called by the writer."""
         with self._changed:
-            self._items.extend(items)
+            if not self._closed:
+                self._items.extend(items)
             self._ended = self._ended or final
             self._wake_reader()
 
@@ -69,25 +71,31 @@ class Mailbox(Generic[Item]):
         Raises the writer's error, or EngineDead after `timeout` seconds.
         """
         with self._changed:
-            self._wanted, self._waiting = count, True
-            if not self._changed.wait_for(self._ready, timeout):
-                raise EngineDead("The engine gave no answer in time.")
-            taken = self._take(count)
+            self._wanted = count
+            try:
+                if not self._changed.wait_for(self._ready, timeout):
+                    raise EngineDead("The engine gave no answer in time.")
+                taken = self._take(count)
+            finally:
+                self._wanted = 0
         self._on_read()
         return taken
 
     async def aread(self, count: int = 1) -> tuple[list[Item], bool]:
         """`read` for an event loop."""
-        while True:
-            with self._changed:
-                self._wanted, self._waiting = count, True
-                if self._ready():
-                    taken = self._take(count)
-                    break
-                loop = asyncio.get_running_loop()
-                future: asyncio.Future[None] = loop.create_future()
-                self._waiter = (loop, future)
-            await future
+        try:
+            while True:
+                with self._changed:
+                    self._wanted = count
+                    if self._ready():
+                        taken = self._take(count)
+                        break
+                    loop = asyncio.get_running_loop()
+                    future: asyncio.Future[None] = loop.create_future()
+                    self._waiter = (loop, future)
+                await future
+        finally:
+            self._wanted = 0
         self._on_read()
         return taken
 
@@ -95,7 +103,6 @@ class Mailbox(Generic[Item]):
         return self._ended or self._closed or len(self._items) >= self._wanted
 
     def _take(self, count: int) -> tuple[list[Item], bool]:
-        self._waiting = False
         taken, self._items = self._items[:count], self._items[count:]
         if not taken and self._error is not None:
             raise self._error
@@ -108,7 +115,7 @@ class Mailbox(Generic[Item]):
         self._changed.notify_all()
         if self._waiter is not None:
             (loop, future), self._waiter = self._waiter, None
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and its reader gone
                 loop.call_soon_threadsafe(_resolve, future)
 
 

@@ -15,7 +15,6 @@ from chatterbox_engine.spec import T3Spec
 
 _SPACE = "[SPACE]"
 _WAY_OUT = "Download the checkpoint again, or use model `demo`, which needs no files."
-_WAY_OUT = "Download the checkpoint again, or use model `demo`, which needs no files."
 _SILENT_TEXT = "You need to add some text for me to talk."
 
 

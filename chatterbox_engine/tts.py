@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,11 +64,15 @@ class OptimizedChatterboxTTS:
             torch.set_num_threads(self.config.threads)
         self.checkpoint = checkpoint
         self.device, _ = pick_device(device)
-        self._t3 = T3Stage(checkpoint, self.config, self.device)
-        self._s3gen = S3GenStage(checkpoint, self.config, self.device)
         self._voice = checkpoint.voice()
         self._exaggeration: float | None = None
         self._encoder: VoiceEncoder | None = None
+        self._t3 = T3Stage(checkpoint, self.config, self.device)
+        try:
+            self._s3gen = S3GenStage(checkpoint, self.config, self.device)
+        except BaseException:
+            self._t3.engine.stop()
+            raise
 
     @classmethod
     def from_pretrained(
@@ -137,7 +141,7 @@ class OptimizedChatterboxTTS:
             text, repetition_penalty, min_p, top_p, audio_prompt_path, exaggeration, cfg_weight, temperature,
             chunk_size=_WHOLE[0], seed=seed, max_new_tokens=max_new_tokens, language_id=language_id, top_k=top_k,
         )  # fmt: skip
-        return torch.cat([chunk for chunk, _ in stream], dim=1)
+        return torch.cat([torch.zeros(1, 0), *(chunk for chunk, _ in stream)], dim=1)  # T3 may have nothing to say
 
     def generate_stream(
         self,
@@ -156,20 +160,24 @@ class OptimizedChatterboxTTS:
         max_new_tokens: int | None = None,
         language_id: str | None = None,
         top_k: int | None = None,
-    ) -> Iterator[tuple[Tensor, StreamingMetrics]]:
+    ) -> Generator[tuple[Tensor, StreamingMetrics], None, None]:
         """`generate`, chunk by chunk: ((1, samples), metrics) pairs. Closing the generator cancels.
 
         `chunk_size` is in speech tokens (25 a second); None is the configuration's schedule, which starts small and
         grows. `context_window` is how many earlier tokens the flow sees again with each chunk; None: all of them.
         """
-        if audio_prompt_path is not None:
-            self.prepare_conditionals(audio_prompt_path, 0.5 if exaggeration is None else exaggeration)
+        if audio_prompt_path is not None and exaggeration is None:
+            exaggeration = 0.5
         params = self._params(
             repetition_penalty, min_p, top_p, exaggeration, cfg_weight, temperature, seed, max_new_tokens,
             language_id, top_k,
         )  # fmt: skip
         pieces = split(validate(text, _MAX_CHARACTERS))
-        schedule = None if chunk_size is None else (_at_least_one(chunk_size, "chunk_size"),)
+        schedule = None if chunk_size is None else (_whole_number(chunk_size, "chunk_size", 1),)
+        if context_window is not None:
+            context_window = _whole_number(context_window, "context_window", 0)
+        if audio_prompt_path is not None:
+            self.prepare_conditionals(audio_prompt_path, params.exaggeration)
         return self._chunks(pieces, self._need_voice(), params, schedule, context_window)
 
     def speech_tokens(
@@ -196,8 +204,12 @@ class OptimizedChatterboxTTS:
             language_id, top_k,
         )  # fmt: skip
         stream = self._t3.speak(validate(text, _MAX_CHARACTERS), self._need_voice(), params)
+        tokens: list[int] = []
+        final = False
         try:
-            tokens, _ = stream.read(params.max_new_tokens + 1, timeout=_ANSWER_S)
+            while not final:
+                read, final = stream.read(params.max_new_tokens + 1, timeout=_ANSWER_S)
+                tokens += read
         finally:
             stream.close()
         return torch.tensor(tokens, dtype=torch.int64)
@@ -220,7 +232,7 @@ class OptimizedChatterboxTTS:
     @conds.setter
     def conds(self, conds: "Conditionals") -> None:
         self._voice = Voice.from_conditionals(conds, name="conds", model=self.checkpoint.spec.name)
-        self._exaggeration = float(conds.t3.emotion_adv.reshape(-1)[0])
+        self._exaggeration = float(torch.as_tensor(conds.t3.emotion_adv).reshape(-1)[0])
 
     def close(self) -> None:
         """End the engines' threads. Streams that are open end with EngineDead."""
@@ -273,7 +285,7 @@ class OptimizedChatterboxTTS:
         params: SamplingParams,
         schedule: tuple[int, ...] | None,
         context_window: int | None,
-    ) -> Iterator[tuple[Tensor, StreamingMetrics]]:
+    ) -> Generator[tuple[Tensor, StreamingMetrics], None, None]:
         begin = time.monotonic()
         utterance = _Utterance(self._t3, self._s3gen, voice, pieces, params, schedule, context_window)
         first, seconds, count, final = 0.0, 0.0, 0, False
@@ -326,6 +338,8 @@ class _Utterance:
                 seed = derive_seed(params.seed, index)
                 tokens = self._t3.speak(piece.text, self._voice, params.model_copy(update={"seed": seed}))
                 self._tokens = tokens
+                if self._cancelled:
+                    tokens.close()
                 sizes = self.stream.begin_piece(seed, piece.pause_s)
                 final, chunk = False, 0
                 while not final:
@@ -340,7 +354,7 @@ class _Utterance:
             self.stream.audio.fail(error)
 
 
-def _at_least_one(value: int, name: str) -> int:
-    if value < 1:
-        raise InvalidRequest(f"{name} is {value}; it must be at least 1.", name)
+def _whole_number(value: int, name: str, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number of at least {least}.", name)
     return value

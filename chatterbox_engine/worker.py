@@ -23,6 +23,7 @@ class Worker(ABC):
         self._wake = threading.Event()
         self._stopping = False
         self._failure: BaseException | None = None
+        self._ended = False
         self.busy_seconds = 0.0
         """Time spent in steps that did work."""
         self.steps = 0
@@ -52,11 +53,13 @@ class Worker(ABC):
             self._thread.join(timeout)
 
     def check_alive(self, stalled_s: float = 60.0) -> None:
-        """Raises EngineDead if the thread has ended, or has been in one step for `stalled_s` seconds."""
-        started = self._thread.ident is not None
-        if self._failure is not None or (started and not self._thread.is_alive()):
-            raise EngineDead(f"The {self._name} engine has ended: {self._failure or 'it was stopped'}.")
-        if started and time.monotonic() - self._beat > stalled_s:
+        """Raises EngineDead if the thread is ending, or has been in one step for `stalled_s` seconds.
+
+        Whoever hands `step` new work calls it with the lock held that `fail_all` takes: the work is failed or refused.
+        """
+        if self._ended:
+            raise self._end()
+        if self._thread.is_alive() and time.monotonic() - self._beat > stalled_s:
             raise EngineDead(f"The {self._name} engine has been in one step for over {stalled_s:g} s.")
 
     def _run(self) -> None:
@@ -73,4 +76,8 @@ class Worker(ABC):
         except BaseException as error:
             self._failure = error
             logger.exception("The %s engine has ended", self._name)
-        self.fail_all(EngineDead(f"The {self._name} engine has ended: {self._failure or 'it was stopped'}."))
+        self._ended = True
+        self.fail_all(self._end())
+
+    def _end(self) -> EngineDead:
+        return EngineDead(f"The {self._name} engine has ended: {self._failure or 'it was stopped'}.")

@@ -16,9 +16,12 @@ def pick_device(wanted: str = "auto") -> tuple[torch.device, str]:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise InvalidRequest(f"There is no device {wanted!r}: use auto, cpu, cuda or cuda:N.", "device") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidRequest(f"The engine does not run on {wanted!r}: use auto, cpu, cuda or cuda:N.", "device")
+    there = torch.cuda.device_count()
+    if device.type == "cuda" and not 0 <= (device.index or 0) < there:
         raise InvalidRequest(
-            f"device {wanted} was asked for, but torch sees no CUDA device. Use auto or cpu.", "device"
+            f"device {wanted} was asked for, but torch sees {there or 'no'} CUDA devices. Use auto or cpu.", "device"
         )
     return device, "as configured"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chatterbox_engine.config import S3GenSwitches
-from chatterbox_engine.errors import Overloaded
+from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.s3gen.flow import Flow, flow_noise
 from chatterbox_engine.s3gen.hift import HiFT
 from chatterbox_engine.s3gen.hift_stream import advance
@@ -74,11 +74,14 @@ class S3GenEngine(Worker):
         """Begin an utterance. `schedule` and `context_window` None: the configuration's; `paced` False: no listener
         plays it in real time, so it is made as fast as it can be.
 
-        Raises Overloaded where all places are taken, EngineDead if the loop has ended.
+        Raises InvalidRequest where the voice is another model's, Overloaded where all places are taken, EngineDead if
+        the loop has ended.
         """
-        self.check_alive()
-        switches = self._switches
+        switches, spec = self._switches, self._model.spec
+        if voice.feat.shape[2] != spec.mel_bins or voice.speaker.shape[1] != spec.speaker_width:
+            raise InvalidRequest("The voice was made for another model: make it again from its clip.", "voice")
         with self._lock:
+            self.check_alive()
             if len(self._streams) >= switches.max_streams:
                 raise Overloaded
             stream = SpeechStream(

@@ -72,10 +72,12 @@ class T3Engine(Worker):
     ) -> Mailbox[int]:
         """Queue framed text tokens; returns the stream of valid speech tokens. Close it to cancel.
 
-        Raises InvalidRequest where text and max_new_tokens do not fit a row, EngineDead if the loop has ended.
+        Raises InvalidRequest where text and max_new_tokens do not fit a row or the voice is another model's, EngineDead
+        if the loop has ended.
         """
-        self.check_alive()
         spec = self._model.spec
+        if voice.speaker.shape[1] != spec.speaker_width or voice.prompt.shape[1] > spec.max_speech_tokens:
+            raise InvalidRequest("The voice was made for another model: make it again from its clip.", "voice")
         if len(text) > spec.max_text_tokens:
             raise InvalidRequest(f"The text has {len(text)} tokens; this model takes {spec.max_text_tokens}.", "input")
         length = self._model.prompt_length(len(text))
@@ -96,6 +98,7 @@ class T3Engine(Worker):
             generator=torch.Generator(self._model.device).manual_seed(params.seed) if exact else None,
         )
         with self._lock:
+            self.check_alive()
             self._arrivals.append(job)
         self.wake()
         return job.stream
@@ -108,7 +111,7 @@ class T3Engine(Worker):
         decoding = [
             job
             for sequence in self._scheduler.running
-            if not sequence.prefilling and (job := self._jobs[sequence]).stream.unread < self._switches.queue_tokens
+            if not sequence.prefilling and not (job := self._jobs[sequence]).stream.full(self._switches.queue_tokens)
         ]
         prefill = self._scheduler.prefill()
         if decoding:
@@ -215,8 +218,9 @@ class T3Engine(Worker):
         device = logits.device
         column = {
             name: torch.tensor([[getattr(job.params, name)] for job in jobs], device=device)
-            for name in ("cfg_weight", "repetition_penalty", "temperature", "min_p", "top_p")
+            for name in ("cfg_weight", "repetition_penalty", "temperature", "min_p")
         }
+        top_p = [[job.params.top_p] for job in jobs]
         guided = guide(
             logits,
             torch.tensor(conditioned, device=device),
@@ -230,7 +234,7 @@ class T3Engine(Worker):
             column["repetition_penalty"],
             column["temperature"],
             column["min_p"],
-            column["top_p"] if any(job.params.top_p < 1 for job in jobs) else None,
+            None if min(top_p) == [1.0] else torch.tensor(top_p, dtype=torch.float64, device=device),
         )
         if self._switches.exact:
             generators = [job.generator for job in jobs if job.generator is not None]

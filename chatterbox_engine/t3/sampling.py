@@ -29,7 +29,7 @@ def process(
     """Probabilities to draw from: logits (S, V), seen (S, V) bool, the rest (S, 1) -> (S, V).
 
     Repetition penalty as in CTRL (1909.05858), min-p as in 2407.01082, top-p as in 1904.09751; `top_p` None where
-    every request has 1, which saves the sort.
+    every request has 1, which saves the sort; else in float64, so that 1 - top_p rounds as it does in the reference.
     """
     penalised = torch.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
     logits = torch.where(seen, penalised, logits) / temperature
@@ -38,7 +38,7 @@ def process(
     logits = logits.masked_fill(probabilities < floor, -torch.inf)
     if top_p is not None:
         ordered, order = logits.sort(-1)
-        drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+        drop = ordered.softmax(-1).cumsum(-1) <= (1 - top_p).to(ordered.dtype)
         drop[..., -1] = False
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     return logits.softmax(-1)

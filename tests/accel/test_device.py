@@ -1,0 +1,41 @@
+"""Which device and number format: what is there, or a refusal in words."""
+
+import pytest
+import torch
+
+from chatterbox_engine.accel.device import pick_device, s3gen_dtype, t3_dtype
+from chatterbox_engine.errors import InvalidRequest
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_what_is_there_is_taken_and_said() -> None:
+    device, why = pick_device()
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert why.startswith("auto: ")
+    assert pick_device("cpu") == (CPU, "as configured")
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "", "cuda:x", "mps", "meta", "xpu:0", "cuda:1000"])
+def test_what_is_not_there_is_refused(wanted: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"[Uu]se auto") as caught:
+        pick_device(wanted)
+    assert caught.value.param == "device"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:0"])
+def test_no_cuda_device(wanted: str) -> None:
+    with pytest.raises(InvalidRequest, match="sees no CUDA device"):
+        pick_device(wanted)
+
+
+def test_number_formats() -> None:
+    assert (t3_dtype("auto", CPU), t3_dtype("auto", CUDA)) == (torch.float32, torch.bfloat16)
+    for device in (CPU, CUDA):
+        assert (t3_dtype("fp32", device), t3_dtype("bf16", device)) == (torch.float32, torch.bfloat16)
+    assert [s3gen_dtype(precision) for precision in ("auto", "fp32", "bf16")] == [
+        torch.float32,
+        torch.float32,
+        torch.bfloat16,
+    ]

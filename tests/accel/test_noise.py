@@ -1,0 +1,111 @@
+"""Positional noise: a function of seed, use and place, with the distributions it claims."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from chatterbox_engine.accel.noise import Domain, derive_seed, exponential, normal, uniform
+
+KINDS: list[Callable[[Tensor, Domain, Tensor], Tensor]] = [uniform, exponential, normal]
+seeds = st.integers(0, 2**63 - 1)
+domains = st.sampled_from(Domain)
+
+
+def draw(kind: Callable[[Tensor, Domain, Tensor], Tensor], seed: int, domain: Domain, start: int, count: int) -> Tensor:
+    return kind(torch.tensor([seed]), domain, torch.arange(start, start + count)[None])[0]
+
+
+@given(
+    streams=st.lists(st.tuples(seeds, st.integers(0, 2**45)), min_size=1, max_size=5),
+    cut=st.integers(0, 40),
+    domain=domains,
+)
+@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_number_depends_on_its_place_alone(
+    kind: Callable[[Tensor, Domain, Tensor], Tensor], streams: list[tuple[int, int]], cut: int, domain: Domain
+) -> None:
+    rows = torch.tensor([seed for seed, _ in streams])
+    places = torch.tensor([start for _, start in streams])[:, None] + torch.arange(40)
+    batch = kind(rows, domain, places)
+    assert torch.equal(kind(rows.flip(0), domain, places.flip(0)).flip(0), batch)
+    assert torch.equal(torch.cat((kind(rows, domain, places[:, :cut]), kind(rows, domain, places[:, cut:])), 1), batch)
+    for (seed, start), row in zip(streams, batch, strict=True):
+        assert torch.equal(draw(kind, seed, domain, start, 40), row)
+
+
+@given(seed=seeds, bit=st.integers(0, 62), domain=domains, start=st.integers(0, 2**45))
+@settings(max_examples=100, deadline=None)
+def test_other_seeds_uses_and_places_give_other_numbers(seed: int, bit: int, domain: Domain, start: int) -> None:
+    one = draw(uniform, seed, domain, start, 64)
+    others = [
+        draw(uniform, seed ^ (1 << bit), domain, start, 64),
+        draw(uniform, seed, domain, start + 64, 64),
+        draw(uniform, seed, domain, start ^ (1 << 45), 64),
+        *(draw(uniform, seed, other, start, 64) for other in Domain if other is not domain),
+    ]
+    for other in others:
+        assert not torch.isin(one, other).any()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**63 - 1])
+@pytest.mark.parametrize(
+    ("kind", "expected", "mean", "std"),
+    [
+        (uniform, stats.uniform, 0.5, math.sqrt(1 / 12)),
+        (exponential, stats.expon, 1.0, 1.0),
+        (normal, stats.norm, 0.0, 1.0),
+    ],
+)
+def test_distributions(
+    seed: int, kind: Callable[[Tensor, Domain, Tensor], Tensor], expected: stats.rv_continuous, mean: float, std: float
+) -> None:
+    """Over places of one seed, and over seeds at one place; the numbers are fixed, so the tests cannot flicker."""
+    count = 100_000
+    along = draw(kind, seed, Domain.FLOW, 0, count).double()
+    across = kind(torch.arange(count) + (seed >> 1), Domain.FLOW, torch.full((count, 1), 7))[:, 0].double()
+    for sample in (along, across):
+        assert abs(sample.mean() - mean) < 4 * std / math.sqrt(count)
+        assert abs(sample.std() / std - 1) < 0.02
+        assert stats.kstest(sample.numpy(), expected.cdf).pvalue > 1e-3
+        assert abs(torch.corrcoef(torch.stack((sample[1:], sample[:-1])))[0, 1]) < 4 / math.sqrt(count)
+        assert sample.isfinite().all()
+
+
+def test_neighbouring_seeds_and_lanes_are_uncorrelated() -> None:
+    rows = uniform(torch.arange(8), Domain.SAMPLING, torch.arange(20_000).expand(8, -1))
+    lanes = [uniform(torch.tensor([0]), Domain.SAMPLING, torch.arange(20_000)[None], lane) for lane in (0, 1)]
+    table = torch.corrcoef(torch.cat((rows, lanes[1]))) - torch.eye(9)
+    assert torch.equal(rows[:1], lanes[0])
+    assert table.abs().max() < 5 / math.sqrt(20_000)
+
+
+def test_the_numbers_never_change() -> None:
+    """A seed gives the same audio from one version to the next: these are the hash's own values, computed by hand."""
+
+    def mix(word: int) -> int:
+        word = (word ^ (word >> 16)) * 0x7FEB352D % 2**32
+        word = (word ^ (word >> 15)) * 0x846CA68B % 2**32
+        return word ^ (word >> 16)
+
+    seed, place = 0x1234_5678_9ABC_DEF0, 3 * 2**32 + 5
+    key = mix((0x9ABC_DEF0 + 0x9E3779B9 * (2 * Domain.SOURCE + 1)) % 2**32)
+    key = mix(key ^ 0x1234_5678)
+    word = mix((mix(5 ^ mix(key ^ 3)) + key) % 2**32)
+    assert draw(uniform, seed, Domain.SOURCE, place, 1).item() == (word + 0.5) / 2**32
+
+
+@given(seed=seeds)
+@settings(max_examples=50, deadline=None)
+def test_pieces_have_seeds_of_their_own(seed: int) -> None:
+    derived = [derive_seed(seed, index) for index in range(12)]
+    assert derived[0] == seed
+    assert len(set(derived)) == len(derived)
+    assert all(0 <= each < 2**63 for each in derived)
+    assert derived == [derive_seed(seed, index) for index in range(12)]

@@ -1,0 +1,67 @@
+"""The KV cache: what is written is read, moves carry it along, and scratch is never seen."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatterbox_engine.spec import T3Spec
+from chatterbox_engine.t3.kv_cache import KVCache
+
+SPEC = T3Spec(layers=2, heads=3, head_width=4)
+ROWS, POSITIONS = 5, 12
+
+
+def cache(dtype: torch.dtype = torch.float32) -> KVCache:
+    return KVCache(SPEC, ROWS, POSITIONS, dtype, torch.device("cpu"))
+
+
+writes = st.lists(
+    st.tuples(
+        st.integers(0, SPEC.layers - 1),
+        st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=True),
+        st.integers(0, POSITIONS - 1),
+        st.integers(1, 4),
+    ),
+    max_size=8,
+)
+
+
+@given(done=writes, source=st.integers(0, ROWS - 1), target=st.integers(0, ROWS - 1), length=st.integers(0, POSITIONS))
+@settings(max_examples=100, deadline=None)
+def test_reads_give_what_was_written_last(
+    done: list[tuple[int, list[int], int, int]], source: int, target: int, length: int
+) -> None:
+    """Against a table held beside it; padded places go to scratch, as a ragged prefill sends them."""
+    own = cache()
+    table = torch.zeros(2, SPEC.layers, ROWS, SPEC.heads, POSITIONS, SPEC.head_width)
+    generator = torch.Generator().manual_seed(0)
+    for layer, rows, start, count in done:
+        kv = torch.randn(2, len(rows), SPEC.heads, count, SPEC.head_width, generator=generator)
+        places = torch.arange(start, start + count).expand(len(rows), -1)
+        places = torch.where(places < POSITIONS, places, own.scratch)
+        own.write(layer, torch.tensor(rows), places, kv[0], kv[1])
+        end = min(start + count, POSITIONS)
+        for i, row in enumerate(rows):
+            table[:, layer, row, :, start:end] = kv[:, i, :, : end - start]
+    own.move(source, target, length)
+    table[:, :, target, :, :length] = table[:, :, source, :, :length].clone()
+    for layer in range(SPEC.layers):
+        for rows_read in (slice(0, ROWS), slice(1, 3), torch.tensor([4, 0, 2])):
+            keys, values = own.read(layer, rows_read, POSITIONS)
+            assert torch.equal(keys, table[0, layer, rows_read])
+            assert torch.equal(values, table[1, layer, rows_read])
+        keys, _ = own.read(layer, slice(0, ROWS), 5)
+        assert torch.equal(keys, table[0, layer, :, :, :5])
+
+
+def test_a_block_of_rows_is_read_without_a_copy() -> None:
+    own = cache()
+    keys, values = own.read(1, slice(1, 3), 7)
+    assert keys.data_ptr() == own.keys[1, 1].data_ptr()
+    assert values.data_ptr() == own.values[1, 1].data_ptr()
+
+
+def test_bytes_of_a_position() -> None:
+    own = cache(torch.bfloat16)
+    total = own.keys.nbytes + own.values.nbytes
+    assert own.position_bytes() * ROWS * (POSITIONS + 1) == total
