@@ -61,7 +61,7 @@ def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, sche
 def main() -> None:
     """Measure, print the table and write the raw figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("--model", default="demo", help="demo, dummy:chatterbox, a folder or a hub id")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of an utterance")
     parser.add_argument("--utterances", type=int, default=3)

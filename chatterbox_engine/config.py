@@ -34,7 +34,9 @@ class S3GenSwitches(_Switches):
     """Speech tokens -> waveform."""
 
     precision: Precision = "auto"
-    """auto: fp32. HiFT's F0 and source are fp32 whatever this says."""
+    """auto: fp32. HiFT's F0 and source are fp32 or better whatever this says."""
+    f0_precision: Literal["fp32", "fp64"] = "fp64"
+    """fp32 is the reference's own; fp64 keeps a streamed utterance on its offline pass however long it is."""
     max_streams: int = Field(16, ge=1, le=4096)
     max_batch: int = Field(8, ge=1, le=256)
     """Streams in one call of the flow or of HiFT."""
@@ -80,12 +82,10 @@ class EngineConfig(_Switches):
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InvalidRequest(f"EngineConfig: {where}: {first['msg']}", where) from error
+            raise InvalidRequest.of(error) from error
 
 
 _PROFILES: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "reference": {"t3": {"precision": "fp32", "exact": True}, "s3gen": {"precision": "fp32"}},
+    "reference": {"t3": {"precision": "fp32", "exact": True}, "s3gen": {"precision": "fp32", "f0_precision": "fp32"}},
 }

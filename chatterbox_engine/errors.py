@@ -1,5 +1,7 @@
 """The public errors of the engine. The service maps each to one HTTP status, in one place."""
 
+from pydantic import ValidationError
+
 
 class ChatterboxError(Exception):
     """Base of every error the engine raises on purpose; its message says what to do."""
@@ -15,6 +17,13 @@ class InvalidRequest(ChatterboxError):
 
     def __str__(self) -> str:
         return self.message
+
+    @classmethod
+    def of(cls, error: ValidationError) -> "InvalidRequest":
+        """The first thing that pydantic found wrong."""
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        return cls(f"{name}: {first['msg']}.", name)
 
 
 class UnknownVoice(ChatterboxError):

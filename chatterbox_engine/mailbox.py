@@ -14,7 +14,8 @@ Item = TypeVar("Item")
 class Mailbox(Generic[Item]):
     """Items in order, then an end or an error. The writer asks `full` before it makes more: that is the bound.
 
-    `on_read` is called, on the reader's thread, after items were taken or the mailbox was closed.
+    `on_read` is called, on the reader's thread, when the writer may go on: the reader waits for more, has taken items,
+    or has closed the mailbox.
     """
 
     def __init__(self, on_read: Callable[[], None]) -> None:
@@ -72,6 +73,8 @@ class Mailbox(Generic[Item]):
         """
         with self._changed:
             self._wanted = count
+            if not self._ready():
+                self._on_read()  # a writer who waited since the mailbox was full may go on
             try:
                 if not self._changed.wait_for(self._ready, timeout):
                     raise EngineDead("The engine gave no answer in time.")
@@ -90,6 +93,7 @@ class Mailbox(Generic[Item]):
                     if self._ready():
                         taken = self._take(count)
                         break
+                    self._on_read()
                     loop = asyncio.get_running_loop()
                     future: asyncio.Future[None] = loop.create_future()
                     self._waiter = (loop, future)

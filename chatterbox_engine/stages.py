@@ -62,7 +62,8 @@ class S3GenStage:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, device: torch.device) -> None:
         dtype = s3gen_dtype(config.s3gen.precision)
         logger.info("S3Gen: loading %s as %s on %s", checkpoint.model, dtype, device)
-        model = S3GenModel(checkpoint.spec.s3gen, checkpoint.weights(S3GEN_FILE), dtype, device)
+        f0_dtype = torch.float32 if config.s3gen.f0_precision == "fp32" else torch.float64
+        model = S3GenModel(checkpoint.spec.s3gen, checkpoint.weights(S3GEN_FILE), dtype, device, f0_dtype)
         self.dtype = dtype
         self._schedule = config.s3gen.chunk_schedule
         self.engine = S3GenEngine(model, config.s3gen, Watermarker() if config.watermark else None)

@@ -65,7 +65,7 @@ class OptimizedChatterboxTTS:
         self.checkpoint = checkpoint
         self.device, _ = pick_device(device)
         self._voice = checkpoint.voice()
-        self._exaggeration: float | None = None
+        self._exaggeration = 0.5
         self._encoder: VoiceEncoder | None = None
         self._t3 = T3Stage(checkpoint, self.config, self.device)
         try:
@@ -166,8 +166,6 @@ class OptimizedChatterboxTTS:
         `chunk_size` is in speech tokens (25 a second); None is the configuration's schedule, which starts small and
         grows. `context_window` is how many earlier tokens the flow sees again with each chunk; None: all of them.
         """
-        if audio_prompt_path is not None and exaggeration is None:
-            exaggeration = 0.5
         params = self._params(
             repetition_penalty, min_p, top_p, exaggeration, cfg_weight, temperature, seed, max_new_tokens,
             language_id, top_k,
@@ -227,7 +225,7 @@ class OptimizedChatterboxTTS:
         """The present voice as chatterbox-tts's own Conditionals; may be assigned."""
         if self._voice is None:
             return None
-        return self._voice.to_conditionals(0.5 if self._exaggeration is None else self._exaggeration)
+        return self._voice.to_conditionals(self._exaggeration)
 
     @conds.setter
     def conds(self, conds: "Conditionals") -> None:
@@ -270,7 +268,7 @@ class OptimizedChatterboxTTS:
             "repetition_penalty": repetition_penalty,
             "min_p": min_p,
             "top_p": top_p,
-            "exaggeration": self._exaggeration if exaggeration is None else exaggeration,
+            "exaggeration": exaggeration,
             "cfg_weight": cfg_weight,
             "temperature": temperature,
             "seed": int(torch.randint(2**31, ())) if seed is None else seed,

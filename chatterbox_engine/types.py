@@ -42,9 +42,7 @@ class SamplingParams(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise InvalidRequest(f"{name}: {first['msg']}.", name) from error
+            raise InvalidRequest.of(error) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from chatterbox_engine.errors import ModelUnavailable
 
@@ -67,7 +68,9 @@ class RandomWeights:
 
     F0_BIAS_HZ = 150.0
     """HiFT's F0 predictor speaks at about this pitch, so that the harmonic source runs."""
-    LOG_MAGNITUDE = -2.5
+    CALM = 0.1
+    """HiFT's last layer is scaled so, since the sine of a large phase would blow up every rounding error."""
+    LOG_MAGNITUDE = 0.5
     """HiFT's spectrum is about so loud, so that its noise stays off the clamp."""
 
     def __init__(self, seed: int) -> None:
@@ -83,17 +86,20 @@ class RandomWeights:
             return torch.zeros(shape) if offset else torch.ones(shape)  # ones: gains, Snake's alpha
         digest = hashlib.sha256(f"{self._seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        fan_in = math.prod(shape[1:]) if len(shape) > 1 else shape[0]
-        bound = math.sqrt(3.0 / fan_in) if ".emb" not in name and "_emb" not in name else math.sqrt(3.0) * 0.02
+        bound = math.sqrt(3.0 / math.prod(shape[1:]))
+        if "emb." in name:
+            bound = math.sqrt(3.0) * 0.02
+        elif name.endswith("conv_post.weight"):
+            bound *= self.CALM
         return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def load(module: nn.Module, weights: Weights, prefix: str = "", dtype: torch.dtype = torch.float32) -> None:
     """Fill a module built on the meta device; its parameters have the reference's names behind `prefix`."""
-    state = {
-        name: weights.take(prefix + name, tuple(tensor.shape)).to(dtype if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in module.state_dict().items()
-    }
+    state = {}
+    for name, tensor in tqdm(module.state_dict().items(), f"Loading {prefix}", disable=None, leave=False):
+        own = dtype if tensor.is_floating_point() else tensor.dtype
+        state[name] = weights.take(prefix + name, tuple(tensor.shape)).to(own)
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
 

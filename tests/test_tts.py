@@ -332,7 +332,7 @@ def test_threads_may_call_at_once(plain: OptimizedChatterboxTTS) -> None:
     for (tokens, wav), (own_tokens, own_wav) in zip(alone, together, strict=True):
         assert torch.equal(tokens, own_tokens)
         assert wav.shape == own_wav.shape
-        assert (wav - own_wav).abs().max() <= 2e-3  # who shares a batch differs from run to run
+        assert (wav - own_wav).abs().max() <= 1e-4  # who shares a batch differs from run to run
 
 
 def test_voices_of_clips(tts: OptimizedChatterboxTTS, clip: Path) -> None:
@@ -340,7 +340,7 @@ def test_voices_of_clips(tts: OptimizedChatterboxTTS, clip: Path) -> None:
     assert before is not None
     default = tts.speech_tokens(TEXT, seed=1, max_new_tokens=20)
     tts.prepare_conditionals(clip, exaggeration=0.9)
-    prepared = tts.speech_tokens(TEXT, seed=1, max_new_tokens=20)
+    prepared = tts.speech_tokens(TEXT, seed=1, max_new_tokens=20, exaggeration=0.9)
     assert not torch.equal(prepared, default)
     assert tts.conds is not None
     assert float(tts.conds.t3.emotion_adv) == pytest.approx(0.9)

@@ -29,12 +29,20 @@ _FADE = np.concatenate(
 class S3GenModel:
     """The flow and the vocoder, on one device."""
 
-    def __init__(self, spec: S3GenSpec, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: S3GenSpec,
+        weights: Weights,
+        dtype: torch.dtype,
+        device: torch.device,
+        f0_dtype: torch.dtype = torch.float64,
+    ) -> None:
         with torch.device("meta"):
             flow = Flow(spec)
         hift = HiFT(spec.hift, spec.mel_bins)  # small, and with buffers of its own
         load(flow, weights, "flow.", dtype)
         load(hift, weights, "mel2wav.")
+        hift.f0_predictor.dtype = f0_dtype
         self.spec = spec
         self.flow = flow.to(device)
         self.hift = hift.to(device)
