@@ -52,7 +52,7 @@ class Worker(ABC):
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
-    def check_alive(self, stalled_s: float = 60.0) -> None:
+    def check_alive(self, stalled_s: float = 600.0) -> None:
         """Raises EngineDead if the thread is ending, or has been in one step for `stalled_s` seconds.
 
         Whoever hands `step` new work calls it with the lock held that `fail_all` takes: the work is failed or refused.

@@ -4,9 +4,6 @@ An error raised in a replica is logged there by Ray as a crash. What the engine 
 as a value, and is raised again on the caller's side.
 """
 
-import asyncio
-import concurrent.futures
-import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast
@@ -84,8 +81,7 @@ class Stream:
 
     def cancel(self) -> None:
         """End the call there, too. Safe after its end."""
-        with contextlib.suppress(concurrent.futures.CancelledError, asyncio.CancelledError):
-            self._items.cancel()  # raises where the call was cancelled before it came to a replica
+        self._items.cancel()
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -34,6 +34,19 @@ _STRETCHING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers by which a client could hold on to a place; Ray Serve would honour them."""
 
 
+def _outcome(error: BaseException) -> str:
+    """How a stream that never began ended.
+
+    It stands before the class, as all that the routes use must: `serve.ingress` copies them, with the globals that are
+    there by then.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    if isinstance(error, Overloaded):
+        return "overloaded"
+    return "refused" if answer(error).status_code < 500 else "failed"
+
+
 @serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
 @serve.ingress(api)
 class Ingress:
@@ -163,11 +176,3 @@ class Ingress:
         served = (await self._identify())["t3"].model
         if model not in (served, "chatterbox"):
             raise InvalidRequest(f"Model {model!r} is not served here; {served!r} is.", "model")
-
-
-def _outcome(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return "cancelled"
-    if isinstance(error, Overloaded):
-        return "overloaded"
-    return "refused" if answer(error).status_code < 500 else "failed"

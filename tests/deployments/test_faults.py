@@ -35,6 +35,7 @@ def test_two_crowds_that_hang_up_leave_nothing_behind(service: Service) -> None:
     replicas = [service.replica(name) for name in ("T3", "S3Gen", "Ingress")]
     descriptors = [replica.num_fds() for replica in replicas]
     for crowd in range(2):
+        service.wait_until_idle()
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
             statuses = list(pool.map(lambda i: hang_up(service, i), range(20 * crowd, 20 * crowd + 20)))
         assert set(statuses) <= {200, 429}
@@ -97,3 +98,15 @@ def test_a_replica_that_dies_breaks_its_streams_and_is_replaced(service: Service
     service.wait_until_well()
     assert httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Again."}, timeout=60).status_code == 200
     service.wait_until_idle()
+
+
+def test_leaving_before_the_first_sound_gives_the_place_back(service: Service) -> None:
+    """More clients than places, one after the other: a place lost with each would soon refuse them."""
+    service.wait_until_idle()
+    for _ in range(3 * PLACES):
+        client = connect(service)
+        time.sleep(0.05)
+        client.close()
+    service.wait_until_idle()
+    answer = httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Still here."}, timeout=60)
+    assert answer.status_code == 200
