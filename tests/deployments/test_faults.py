@@ -46,11 +46,11 @@ def test_two_crowds_that_hang_up_leave_nothing_behind(service: Service) -> None:
     assert sorted(service.voices_folder.iterdir()) == files
 
 
-def connect(service: Service) -> socket.socket:
-    """Ask for a long stream and read nothing of it."""
+def connect(service: Service, text: str = LONG) -> socket.socket:
+    """Ask for a stream and read nothing of it."""
     host, port = service.url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)))
-    body = b'{"input": "' + LONG.encode() + b'"}'
+    body = b'{"input": "' + text.encode() + b'"}'
     head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     client.sendall(head.encode() + b"\r\n\r\n" + body)
     return client
@@ -74,14 +74,15 @@ def test_a_full_house_answers_429_before_any_audio(service: Service) -> None:
     assert httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Now."}, timeout=60).status_code == 200
 
 
-def test_a_client_that_does_not_read_slows_nobody(service: Service) -> None:
-    client = connect(service)
+def test_a_client_that_does_not_read_slows_nobody_and_its_stream_ends(service: Service) -> None:
+    """Its place is free when its utterance is made, while its connection is still open."""
+    client = connect(service, LONG[:400])
     try:
         answer = httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Meanwhile, another."}, timeout=60)
         assert answer.status_code == 200
+        service.wait_until_idle(60)
     finally:
         client.close()
-    service.wait_until_idle()
 
 
 @pytest.mark.parametrize("deployment", ["T3", "S3Gen"])
