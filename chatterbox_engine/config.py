@@ -6,7 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from chatterbox_engine.errors import InvalidRequest
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+Attention = Literal["auto", "sdpa", "flash", "efficient", "math"]
+Quantization = Literal["none", "int8", "int8_dynamic", "int4", "fp8", "nf4"]
+Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
+Warmup = Literal["none", "first", "full"]
 
 
 class _Switches(BaseModel):
@@ -17,7 +21,21 @@ class T3Switches(_Switches):
     """Text -> speech tokens."""
 
     precision: Precision = "auto"
-    """auto: bf16 on a GPU, fp32 on a CPU."""
+    """auto: bf16 where the device multiplies it (GPUs, CPUs with AMX or AVX512-BF16), fp32 elsewhere."""
+    attention: Attention = "auto"
+    """auto: whichever of PyTorch's kernels fits; the others name one, and fall back to auto where it is not there."""
+    kv_cache: Literal["bucketed", "full"] = "bucketed"
+    """bucketed: a step reads the cache as far as its longest stream has come. full: all of it, always."""
+    alignment_guard: Literal["auto", "on", "off"] = "auto"
+    """End or hold a stream by where its attention stands in the text. auto: where the model is meant to have it."""
+    cuda_graphs: bool = True
+    """Capture the whole step, sampling included, by batch and length. No-op on a CPU."""
+    compile: Compile = "off"
+    """torch.compile of the step."""
+    quantization: Quantization = "none"
+    """Weights of the transformer and of the speech head; activations keep the precision (int8_dynamic: 8 bits)."""
+    voice_prefix: Literal["off", "embeddings", "kv"] = "kv"
+    """What is kept of a voice's conditioning: nothing, its embeddings, or its keys and values too."""
     max_streams: int = Field(8, ge=1, le=1024)
     """Requests decoded at the same time; each has one row of the KV cache, or two with CFG."""
     max_positions: int = Field(1408, ge=64, le=8192)
@@ -52,6 +70,17 @@ class S3GenSwitches(_Switches):
     """A stream with this many unread audio chunks waits."""
 
 
+class MemorySwitches(_Switches):
+    """What the engine may keep of the device's memory. Without effect on a CPU, but for idle_s."""
+
+    expandable_segments: bool = False
+    """PyTorch's allocator grows its segments instead of keeping holes between them."""
+    limit: float | None = Field(None, gt=0, le=1)
+    """Share of the device's memory that this process may take. None: all of it."""
+    idle_s: float | None = Field(None, gt=0)
+    """Seconds without a request after which the weights move to the host; the next request brings them back."""
+
+
 class EngineConfig(_Switches):
     """The one configuration of the engine, built once and passed whole.
 
@@ -61,6 +90,9 @@ class EngineConfig(_Switches):
 
     t3: T3Switches = T3Switches()
     s3gen: S3GenSwitches = S3GenSwitches()
+    memory: MemorySwitches = MemorySwitches()
+    warmup: Warmup = "first"
+    """What runs before the service calls itself ready. first: one utterance; full: every batch and length bucket."""
     watermark: bool = True
     """Perth's watermark on every stream."""
     threads: int | None = Field(None, ge=1)
@@ -72,9 +104,9 @@ class EngineConfig(_Switches):
 
         A stage's switches are given as a dictionary (`t3={"max_streams": 4}`) and change only what they name.
         """
-        if name not in _PROFILES:
-            raise InvalidRequest(f"There is no profile {name!r}. Profiles: {', '.join(_PROFILES)}.", "profile")
-        merged: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in _PROFILES[name].items()}
+        if name not in PROFILES:
+            raise InvalidRequest(f"There is no profile {name!r}. Profiles: {', '.join(PROFILES)}.", "profile")
+        merged: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in PROFILES[name].items()}
         for key, value in switches.items():
             if isinstance(value, BaseModel):
                 value = value.model_dump(exclude_unset=True)
@@ -85,7 +117,22 @@ class EngineConfig(_Switches):
             raise InvalidRequest.of(error) from error
 
 
-_PROFILES: dict[str, dict[str, Any]] = {
+PROFILES: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "reference": {"t3": {"precision": "fp32", "exact": True}, "s3gen": {"precision": "fp32", "f0_precision": "fp32"}},
+    "reference": {
+        "t3": {"precision": "fp32", "exact": True, "cuda_graphs": False, "voice_prefix": "embeddings"},
+        "s3gen": {"precision": "fp32", "f0_precision": "fp32"},
+    },
+    "latency": {"t3": {"quantization": "int8"}, "s3gen": {"chunk_schedule": (10, 20, 40, 80)}, "warmup": "full"},
+    "throughput": {
+        "t3": {"quantization": "int8_dynamic", "max_streams": 64, "prefill_positions": 512},
+        "s3gen": {"max_streams": 64, "max_batch": 16, "chunk_schedule": (25, 50, 100, 200)},
+        "warmup": "full",
+    },
+    "low-vram": {
+        "t3": {"quantization": "int8", "max_streams": 1, "max_positions": 1408},
+        "s3gen": {"max_streams": 1, "max_batch": 1},
+        "memory": {"expandable_segments": True, "idle_s": 300.0},
+    },
 }
+"""Chosen from docs/performance.md; `balanced` is the default."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,8 +24,9 @@ class RopeSpec(_Spec):
 
 
 class T3Spec(_Spec):
-    """Dimensions of T3: a Llama over conditioning, text and speech tokens."""
+    """Dimensions of T3: a transformer over conditioning, text and speech tokens."""
 
+    backbone: Literal["llama", "gpt2"] = "llama"
     layers: int = 30
     width: int = 1024
     heads: int = 16
@@ -32,19 +34,38 @@ class T3Spec(_Spec):
     mlp_width: int = 4096
     norm_eps: float = 1e-5
     rope: RopeSpec = RopeSpec()
+    """Of the Llama; the GPT-2 has learned positions for its whole sequence."""
+    gpt2_positions: int = 8196
+    """Rows of the GPT-2's table of positions."""
     text_vocab: int = 704
-    start_text: int = 255
-    stop_text: int = 0
+    start_text: int | None = 255
+    """None: the text stands without marks around it, as in turbo."""
+    stop_text: int | None = 0
     speech_vocab: int = 8194
     start_speech: int = 6561
     stop_speech: int = 6562
+    learned_positions: bool = True
+    """Text and speech tokens have position embeddings of their own, each from 0."""
     max_text_tokens: int = 2048
     max_speech_tokens: int = 4096
     speaker_width: int = 256
     prompt_tokens: int = 150
     """Speech tokens of the reference clip that condition T3."""
     perceiver_queries: int = 32
+    """Vectors that the prompt is resampled to; 0: the prompt itself conditions, token by token."""
     perceiver_heads: int = 4
+    emotion: bool = True
+    """One position of conditioning says how exaggerated to speak."""
+    start_tokens: int = 2
+    """How often the start token stands before the first sampled one."""
+    cfg: bool = True
+    """Classifier-free guidance: a second row without the text."""
+    penalty_last: bool = False
+    """The repetition penalty comes after the filters, and heeds the start token at the first step alone (turbo)."""
+    aligned_heads: tuple[tuple[int, int], ...] = ()
+    """(layer, head) whose attention follows the text; the alignment guard reads them."""
+    alignment_guard: bool = False
+    """The model is meant to run with the guard."""
 
 
 class EncoderSpec(_Spec):

@@ -30,6 +30,8 @@ class SamplingParams(BaseModel):
     temperature: float = Field(0.8, ge=0.05, le=5.0)
     min_p: float = Field(0.05, ge=0.0, le=1.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0, le=100_000)
+    """The likeliest tokens that are drawn from; 0: all."""
     repetition_penalty: float = Field(1.2, ge=1.0, le=10.0)
     cfg_weight: float = Field(0.5, ge=0.0, le=5.0)
     exaggeration: float = Field(0.5, ge=0.0, le=2.0)
@@ -53,6 +55,8 @@ class SpeechRequest:
     voice: str
     """A voice's id."""
     sampling: SamplingParams
+    language: str | None = None
+    """Of a model that speaks several."""
 
 
 @dataclass(frozen=True, slots=True)
