@@ -24,21 +24,26 @@ class Domain(IntEnum):
     PIECE = 5
 
 
+def _low(words: Tensor) -> Tensor:
+    """The low 32 bits of int64 numbers, as int32 of the same bits."""
+    return words.to(torch.int32)
+
+
 def _mix(word: Tensor) -> Tensor:
-    """Mix 32-bit words held in int64; the products wrap, and the mask keeps their low 32 bits."""
-    word = word ^ (word >> 16)
-    word = (word * 0x7FEB352D) & _MASK
-    word = word ^ (word >> 15)
-    word = (word * 0x846CA68B) & _MASK
-    return word ^ (word >> 16)
+    """Mix 32-bit words held in int32: products wrap, and the masks make its shifts logical ones."""
+    word = word ^ ((word >> 16) & 0xFFFF)
+    word = word * 0x7FEB352D
+    word = word ^ ((word >> 15) & 0x1FFFF)
+    word = word * (0x846CA68B - 2**32)
+    return word ^ ((word >> 16) & 0xFFFF)
 
 
 def _words(seeds: Tensor, domain: Domain, places: Tensor, lane: int) -> Tensor:
     """Hash of (seed, domain, place, lane): seeds (B,) and places (B, N) int64 -> (B, N) int64 below 2**32."""
-    key = _mix(((seeds & _MASK) + (0x9E3779B9 * (2 * int(domain) + lane + 1) & _MASK)) & _MASK)
-    key = _mix(key ^ ((seeds >> 32) & _MASK))
-    high = _mix(key[:, None] ^ ((places >> 32) & _MASK))
-    return _mix((_mix((places & _MASK) ^ high) + key[:, None]) & _MASK)
+    key = _mix(_low(seeds + 0x9E3779B9 * (2 * int(domain) + lane + 1)))
+    key = _mix(key ^ _low(seeds >> 32))[:, None]
+    high = _mix(key ^ _low(places >> 32))
+    return _mix(_mix(_low(places) ^ high) + key).long() & _MASK
 
 
 def uniform(seeds: Tensor, domain: Domain, places: Tensor, lane: int = 0) -> Tensor:

@@ -43,18 +43,20 @@ class _Perceiver(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Speaker (1 position), prompt (`perceiver_queries`) and emotion (1), in that order. Kept in fp32."""
+    """Speaker (1 position), prompt (resampled, or as it is) and emotion (1), in that order. Kept in fp32."""
 
     def __init__(self, spec: T3Spec) -> None:
         super().__init__()
         self.spkr_enc = nn.Linear(spec.speaker_width, spec.width)
-        self.emotion_adv_fc = nn.Linear(1, spec.width, bias=False)
-        self.perceiver = _Perceiver(spec)
+        self.emotion_adv_fc = nn.Linear(1, spec.width, bias=False) if spec.emotion else None
+        self.perceiver = _Perceiver(spec) if spec.perceiver_queries else None
 
     def voice(self, speaker: Tensor, prompt: Tensor) -> Tensor:
-        """What depends on the voice alone: speaker (1, S), prompt embeddings (1, P, W) -> (1 + queries, W)."""
-        return torch.cat((self.spkr_enc(speaker), self.perceiver(prompt)[0]))
+        """What depends on the voice alone: speaker (1, S), prompt embeddings (1, P, W) -> (1 + P or queries, W)."""
+        heard = prompt if self.perceiver is None else self.perceiver(prompt)
+        return torch.cat((self.spkr_enc(speaker), heard[0]))
 
     def emotion(self, exaggeration: float) -> Tensor:
         """(1, W)"""
+        assert self.emotion_adv_fc is not None
         return self.emotion_adv_fc(torch.tensor([[exaggeration]], device=self.emotion_adv_fc.weight.device))

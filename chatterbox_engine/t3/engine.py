@@ -1,7 +1,7 @@
 """T3's loop: continuous batching of requests, a token a step for each."""
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
@@ -11,14 +11,11 @@ from chatterbox_engine.config import T3Switches
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.t3.model import T3Model
-from chatterbox_engine.t3.runner import Runner
-from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
+from chatterbox_engine.t3.runner import Drawn, Runner
 from chatterbox_engine.t3.scheduler import Scheduler, Sequence
+from chatterbox_engine.t3.voice_prefix import VoicePrefixes
 from chatterbox_engine.types import VALID_TOKENS, SamplingParams, T3Voice
 from chatterbox_engine.worker import Worker
-
-_VOICES = 64
-"""Voices whose prompt stays computed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,25 +32,37 @@ class _Job:
     generator: torch.Generator | None
     prompts: list[Tensor] = field(default_factory=list)
     """Embeddings (P, W) of each row."""
-    seen: Tensor | None = None
-    """(V,) bool: ids sampled so far, and the start token; the repetition penalty is theirs."""
-    last_token: int = 0
+    drawn: int = 0
+    """Tokens that have come back from the device."""
     valid: int = 0
+    released: bool = False
+
+    @property
+    def sort(self) -> bool:
+        """Its filters need the logits in order."""
+        return self.params.top_p < 1.0 or self.params.top_k > 0
 
 
 class T3Engine(Worker):
-    """Text tokens in, a stream of valid speech tokens out, for many requests at once."""
+    """Text tokens in, a stream of valid speech tokens out, for many requests at once.
+
+    On a GPU the host is one step behind: it launches a step, then reads the tokens of the one before.
+    """
 
     def __init__(self, model: T3Model, switches: T3Switches, max_waiting: int = 1024) -> None:
         super().__init__("t3")
         self._model = model
         self._switches = switches
-        self._runner = Runner(model, 2 * switches.max_streams, switches.max_positions)
+        guard = switches.alignment_guard
+        self.runner = Runner(model, switches, model.spec.alignment_guard if guard == "auto" else guard == "on")
         self._scheduler = Scheduler(switches.max_streams, switches.prefill_positions, max_waiting)
         self._jobs: dict[Sequence, _Job] = {}
         self._arrivals: deque[_Job] = deque()
         self._lock = threading.Lock()
-        self._prefixes: OrderedDict[str, Tensor] = OrderedDict()
+        self._prefixes = VoicePrefixes(model)
+        self._flying: deque[tuple[Drawn, list[_Job]]] = deque()
+        self._ahead = 1 if model.device.type == "cuda" and not switches.exact else 0
+        """Steps that may be on the device while the host goes on."""
         self.tokens = 0
         """Tokens sampled since the start."""
         self.batch = 0
@@ -66,6 +75,11 @@ class T3Engine(Worker):
     @property
     def waiting(self) -> int:
         return len(self._scheduler.waiting) + len(self._arrivals)
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of the KV cache that a position of one row takes."""
+        return self.runner.cache.position_bytes
 
     def submit(
         self, text: list[int], voice: T3Voice, params: SamplingParams, tokens_wanted: int | None = None
@@ -80,7 +94,8 @@ class T3Engine(Worker):
             raise InvalidRequest("The voice was made for another model: make it again from its clip.", "voice")
         if len(text) > spec.max_text_tokens:
             raise InvalidRequest(f"The text has {len(text)} tokens; this model takes {spec.max_text_tokens}.", "input")
-        length = self._model.prompt_length(len(text))
+        voice_positions = self._model.voice_positions(voice.prompt.shape[1])
+        length = self._model.prompt_length(voice_positions, len(text))
         if length + params.max_new_tokens > self._switches.max_positions:
             raise InvalidRequest(
                 f"The text takes {length} positions and max_new_tokens asks for {params.max_new_tokens} more, "
@@ -93,7 +108,7 @@ class T3Engine(Worker):
             voice=voice,
             params=params,
             tokens_wanted=tokens_wanted,
-            sequence=Sequence(2 if params.cfg_weight > 0 else 1, length),
+            sequence=Sequence(2 if spec.cfg and params.cfg_weight > 0 else 1, length),
             stream=Mailbox(self.wake),
             generator=torch.Generator(self._model.device).manual_seed(params.seed) if exact else None,
         )
@@ -108,17 +123,23 @@ class T3Engine(Worker):
         self._drop_closed()
         for sequence in self._scheduler.admit():
             self._prepare(self._jobs[sequence])
+        limit = self._switches.queue_tokens
         decoding = [
             job
             for sequence in self._scheduler.running
-            if not sequence.prefilling and not (job := self._jobs[sequence]).stream.full(self._switches.queue_tokens)
+            if not sequence.prefilling
+            and sequence.steps < (job := self._jobs[sequence]).params.max_new_tokens
+            and not job.stream.full(limit)
         ]
         prefill = self._scheduler.prefill()
         if decoding:
             self._decode(decoding)
         if prefill:
             self._prefill(prefill)
-        return bool(decoding or prefill)
+        worked = bool(self._flying)
+        while len(self._flying) > (self._ahead if decoding else 0):
+            self._land(*self._flying.popleft())
+        return worked or bool(prefill)
 
     def fail_all(self, error: BaseException) -> None:
         with self._lock:
@@ -143,29 +164,30 @@ class T3Engine(Worker):
             self._release(job)
 
     def _release(self, job: _Job) -> None:
+        job.released = True
         for move in self._scheduler.release(job.sequence):
-            self._runner.cache.move(*move)
+            self.runner.cache.move(*move)
         del self._jobs[job.sequence]
 
     def _prepare(self, job: _Job) -> None:
-        """Embed the prompt of each of the job's rows."""
-        spec = self._model.spec
-        prefix = self._prefix(job.voice)
+        """Embed the prompt of each of the job's rows, and begin them with what is kept of the voice."""
+        sequence, kept = job.sequence, self._switches.voice_prefix
+        prefix = self._prefixes.embeddings(job.voice, keep=kept != "off")
         job.prompts = [
             self._model.prompt(prefix, job.params.exaggeration, job.text, conditioned=row == 0)
-            for row in range(job.sequence.width)
+            for row in range(sequence.width)
         ]
-        job.seen = torch.zeros(spec.speech_vocab, dtype=torch.bool, device=self._model.device)
-        job.seen[spec.start_speech] = True
+        text = self._model.text_place(len(prefix)), len(job.text)
+        self.runner.batch.join(sequence.slot, job.params, sequence.prompt_length, text)
+        saved = self._prefixes.keys_values(job.voice.id) if self._keeps_keys_values else None
+        if saved is not None:
+            for row in sequence.rows:
+                self.runner.cache.restore(row, saved)
+            sequence.prefilled = saved.shape[3]
 
-    def _prefix(self, voice: T3Voice) -> Tensor:
-        if voice.id not in self._prefixes:
-            device = self._model.device
-            self._prefixes[voice.id] = self._model.voice_prefix(voice.speaker.to(device), voice.prompt.to(device))
-            if len(self._prefixes) > _VOICES:
-                self._prefixes.popitem(last=False)
-        self._prefixes.move_to_end(voice.id)
-        return self._prefixes[voice.id]
+    @property
+    def _keeps_keys_values(self) -> bool:
+        return self._switches.voice_prefix == "kv" and not self._switches.exact
 
     def _prefill(self, plan: list[tuple[Sequence, int]]) -> None:
         groups = [[item] for item in plan] if self._switches.exact else [plan]
@@ -176,88 +198,79 @@ class T3Engine(Worker):
                 rows += sequence.rows
                 starts += [begin] * sequence.width
                 prompts += [prompt[begin : begin + count] for prompt in self._jobs[sequence].prompts]
-            logits = self._runner.prefill(rows, starts, prompts)
-            finished, first, last, row = [], [], [], 0
+            logits, attention = self.runner.prefill(rows, starts, prompts)
+            finished, pairs, row = [], [], 0
             for sequence, count in group:
                 sequence.prefilled += count
                 if not sequence.prefilling:
                     finished.append(self._jobs[sequence])
-                    first.append(row)
-                    last.append(row + sequence.width - 1)
+                    pairs.append((row, row + sequence.width - 1))
                 row += sequence.width
             if finished:
-                self._sample(finished, logits, first, last)
-            for job in finished:
-                job.prompts = []
+                self._draw_first(finished, pairs, logits, attention)
+
+    def _draw_first(
+        self, jobs: list[_Job], pairs: list[tuple[int, int]], logits: Tensor, attention: Tensor | None
+    ) -> None:
+        slots = [job.sequence.slot for job in jobs]
+        sort = any(job.sort for job in jobs)
+        drawn = self.runner.draw_first(slots, pairs, logits, attention, sort, self._generators(jobs))
+        self._launched(drawn, jobs)
+        for job in jobs:
+            job.prompts = []
+            if self._keeps_keys_values and self._prefixes.keys_values(job.voice.id) is None:
+                voice_positions = self._model.voice_positions(job.voice.prompt.shape[1])
+                made = self.runner.cache.save(job.sequence.rows[0], voice_positions)
+                self._prefixes.keep_keys_values(job.voice.id, made)
 
     def _decode(self, jobs: list[_Job]) -> None:
         self.batch = len(jobs)
         if self._switches.exact:
             for job in jobs:
                 rows = job.sequence.rows
-                self._sample([job], self._decode_rows(rows, [job.sequence] * len(rows)), [0], [len(rows) - 1])
+                drawn = self.runner.decode(
+                    [job.sequence.slot] * len(rows), [job.sequence.slot], [(0, len(rows) - 1)],
+                    job.sequence.length + 1, False, job.sort, first_row=rows[0], generators=self._generators([job]),
+                )  # fmt: skip
+                self._launched(drawn, [job])
             return
         # Every live row takes part, so that the cache is read as one block. A row whose stream waits writes at the
         # place that its next real step overwrites.
-        owners = self._scheduler.owners
-        logits = self._decode_rows(list(range(len(owners))), owners)
-        self._sample(jobs, logits, [job.sequence.rows[0] for job in jobs], [job.sequence.rows[-1] for job in jobs])
+        lengths = {sequence.length for sequence in self._scheduler.running}
+        drawn = self.runner.decode(
+            [sequence.slot for sequence in self._scheduler.owners],
+            [job.sequence.slot for job in jobs],
+            [(job.sequence.rows[0], job.sequence.rows[-1]) for job in jobs],
+            max(lengths) + 1,
+            len(lengths) > 1,
+            any(job.sort for job in jobs),
+        )
+        self._launched(drawn, jobs)
 
-    def _decode_rows(self, rows: list[int], owners: list[Sequence]) -> Tensor:
-        """Feed each row its stream's last token; returns logits (R, V)."""
-        device = self._model.device
-        return self._runner.decode(
-            rows,
-            [sequence.length for sequence in owners],
-            torch.tensor([self._jobs[sequence].last_token for sequence in owners], device=device),
-            torch.tensor([sequence.steps for sequence in owners], device=device),
-        )
+    def _generators(self, jobs: list[_Job]) -> list[torch.Generator] | None:
+        if not self._switches.exact:
+            return None
+        return [job.generator for job in jobs if job.generator is not None]
 
-    def _sample(self, jobs: list[_Job], logits: Tensor, conditioned: list[int], unconditioned: list[int]) -> None:
-        """Draw the next token of each job from its two rows of logits (R, V), or its one, and hand it on."""
-        device = logits.device
-        column = {
-            name: torch.tensor([[getattr(job.params, name)] for job in jobs], device=device)
-            for name in ("cfg_weight", "repetition_penalty", "temperature", "min_p")
-        }
-        top_p = [[job.params.top_p] for job in jobs]
-        guided = guide(
-            logits,
-            torch.tensor(conditioned, device=device),
-            torch.tensor(unconditioned, device=device),
-            column["cfg_weight"],
-        )
-        seen = torch.stack([job.seen for job in jobs if job.seen is not None])
-        probabilities = process(
-            guided,
-            seen,
-            column["repetition_penalty"],
-            column["temperature"],
-            column["min_p"],
-            None if min(top_p) == [1.0] else torch.tensor(top_p, dtype=torch.float64, device=device),
-        )
-        if self._switches.exact:
-            generators = [job.generator for job in jobs if job.generator is not None]
-            drawn = torch.cat([draw_reference(p[None], g) for p, g in zip(probabilities, generators, strict=True)])
-        else:
-            drawn = draw(
-                probabilities,
-                torch.tensor([job.params.seed for job in jobs], device=device),
-                torch.tensor([job.sequence.steps for job in jobs], device=device),
-            )
+    def _launched(self, drawn: Drawn, jobs: list[_Job]) -> None:
+        for job in jobs:
+            job.sequence.steps += 1
+        self._flying.append((drawn, jobs))
+
+    def _land(self, drawn: Drawn, jobs: list[_Job]) -> None:
+        """Hand on the tokens of a step that is through; those of a stream that ended meanwhile are nobody's."""
         self.tokens += len(jobs)
         for job, token in zip(jobs, drawn.tolist(), strict=True):
-            self._hand_on(job, token)
+            if not job.released:
+                self._hand_on(job, token)
 
     def _hand_on(self, job: _Job, token: int) -> None:
-        job.sequence.steps += 1
-        job.last_token = token
-        assert job.seen is not None
-        job.seen[token] = True
-        stopped = token == self._model.spec.stop_speech and job.tokens_wanted is None
+        spec = self._model.spec
+        job.drawn += 1
+        stopped = token == spec.stop_speech and job.tokens_wanted is None and (job.drawn > 1 or spec.stop_at_first)
         valid = [token] if token < VALID_TOKENS and not stopped else []
         job.valid += len(valid)
-        final = stopped or job.sequence.steps >= job.params.max_new_tokens or job.valid == job.tokens_wanted
+        final = stopped or job.drawn >= job.params.max_new_tokens or job.valid == job.tokens_wanted
         job.stream.put(valid, final=final)
         if final:
             self._release(job)

@@ -10,36 +10,41 @@ from chatterbox_engine.spec import T3Spec
 
 
 class KVCache:
-    """Keys and values by (layer, row, head, position). A row is one sequence; a request with CFG has two.
+    """Keys and values by (layer, key or value, row, head, position). A row is one sequence; CFG takes two.
 
     The last position of every row is scratch: padded places of a ragged prefill are written there and never read.
     """
 
     def __init__(self, spec: T3Spec, rows: int, positions: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (spec.layers, rows, spec.heads, positions + 1, spec.head_width)
-        self.keys = _zeros(shape, dtype, device)
-        self.values = _zeros(shape, dtype, device)
+        self.store = _zeros((spec.layers, 2, rows, spec.heads, positions + 1, spec.head_width), dtype, device)
         self.scratch = positions
 
-    def write(self, layer: int, rows: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """rows (R,), positions (R, C); keys and values (R, H, C, D)."""
-        place = (rows[:, None], slice(None), positions)
-        self.keys[layer][place] = keys.transpose(1, 2)
-        self.values[layer][place] = values.transpose(1, 2)
+    def write(self, layer: int, rows: Tensor, positions: Tensor, keys_values: Tensor) -> None:
+        """rows (R,), positions (R, C); keys_values (R, C, 2, H, D)."""
+        self.store[layer][:, rows[:, None], :, positions] = keys_values
 
     def read(self, layer: int, rows: slice | Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """The first `length` positions: (R, H, L, D) twice; a view where `rows` is a slice."""
-        return self.keys[layer, rows, :, :length], self.values[layer, rows, :, :length]
+        """The first `length` positions: (R, H, L, D) twice; views where `rows` is a slice."""
+        keys, values = self.store[layer][:, rows, :, :length]
+        return keys, values
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one row to another, so that live rows stay side by side."""
-        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+        self.store[:, :, target, :, :length] = self.store[:, :, source, :, :length]
 
+    def save(self, row: int, length: int) -> Tensor:
+        """A copy of the first `length` positions of a row: (layers, 2, H, L, D)."""
+        return self.store[:, :, row, :, :length].clone()
+
+    def restore(self, row: int, saved: Tensor) -> None:
+        """Begin a row with what `save` kept."""
+        self.store[:, :, row, :, : saved.shape[3]] = saved
+
+    @property
     def position_bytes(self) -> int:
         """Bytes that one position of one row takes."""
-        layers, _, heads, _, width = self.keys.shape
-        return 2 * layers * heads * width * self.keys.element_size()
+        layers, both, _, heads, _, width = self.store.shape
+        return layers * both * heads * width * self.store.element_size()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

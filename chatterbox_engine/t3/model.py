@@ -1,94 +1,37 @@
-"""T3's transformer step, with the KV cache passed in."""
+"""T3: embeddings, conditioning, transformer and speech head, with the KV cache passed in."""
 
-import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatterbox_engine.spec import RopeSpec, T3Spec
+from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.conditioning import Conditioning
 from chatterbox_engine.t3.kv_cache import KVCache
+from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer, Place, _RMSNorm, rope_tables
 from chatterbox_engine.weights import Weights, load
 
 
-def rope_tables(spec: RopeSpec, head_width: int, positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (positions, head_width) of rotary embedding with Llama 3's scaling (Llama 3.1, 2407.21783).
-
-    Wavelengths beyond original_length / low_freq_factor are stretched by `factor`, those below
-    original_length / high_freq_factor are kept, and those between are blended.
-    """
-    frequency = 1.0 / spec.theta ** (torch.arange(0, head_width, 2, dtype=torch.int64).float() / head_width)
-    turns = spec.original_length / (2 * math.pi / frequency)
-    blend = (turns - spec.low_freq_factor) / (spec.high_freq_factor - spec.low_freq_factor)
-    blend = blend.clamp(0.0, 1.0)
-    frequency = (1 - blend) * frequency / spec.factor + blend * frequency
-    angle = torch.outer(torch.arange(positions).float(), frequency)
-    angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos(), angle.sin()
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (R, H, C, D) by tables (R, 1, C, D)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-class _RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
-
-
-class _Layer(nn.Module):
-    """One Llama block; q, k, v and gate, up are one matrix each, so that a step reads weights in four long runs."""
-
-    def __init__(self, spec: T3Spec) -> None:
-        super().__init__()
-        inner = spec.heads * spec.head_width
-        self.heads = spec.heads
-        self.attention_norm = _RMSNorm(spec.width, spec.norm_eps)
-        self.qkv = nn.Linear(spec.width, 3 * inner, bias=False)
-        self.out = nn.Linear(inner, spec.width, bias=False)
-        self.mlp_norm = _RMSNorm(spec.width, spec.norm_eps)
-        self.gate_up = nn.Linear(spec.width, 2 * spec.mlp_width, bias=False)
-        self.down = nn.Linear(spec.mlp_width, spec.width, bias=False)
-
-    def queries_keys_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, C, W) -> rotated queries, rotated keys, values, each (R, H, C, D)."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
-        )
-        return _rotate(q, cos, sin), _rotate(k, cos, sin), v
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residuals: attended (R, H, C, D) and the gated MLP onto x (R, C, W)."""
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
-
-
 class T3Model(nn.Module):
-    """Embeddings, conditioning, Llama blocks and the speech head of `chatterbox.models.t3.T3`."""
+    """`chatterbox.models.t3.T3` without its generation loop."""
 
     def __init__(self, spec: T3Spec) -> None:
         super().__init__()
         self.spec = spec
+        gpt2 = spec.backbone == "gpt2"
         self.cond_enc = Conditioning(spec)
         self.text_emb = nn.Embedding(spec.text_vocab, spec.width)
-        self.text_pos_emb = nn.Embedding(spec.max_text_tokens + 2, spec.width)
         self.speech_emb = nn.Embedding(spec.speech_vocab, spec.width)
-        self.speech_pos_emb = nn.Embedding(spec.max_speech_tokens + 4, spec.width)
-        self.layers = nn.ModuleList(_Layer(spec) for _ in range(spec.layers))
-        self.norm = _RMSNorm(spec.width, spec.norm_eps)
-        self.speech_head = nn.Linear(spec.width, spec.speech_vocab, bias=False)
+        if spec.learned_positions:
+            self.text_pos_emb = nn.Embedding(spec.max_text_tokens + 2, spec.width)
+            self.speech_pos_emb = nn.Embedding(spec.max_speech_tokens + 4, spec.width)
+        if gpt2:
+            self.pos_emb = nn.Embedding(spec.gpt2_positions, spec.width)
+        layer = GPT2Layer if gpt2 else LlamaLayer
+        self.layers = nn.ModuleList(layer(spec) for _ in range(spec.layers))
+        self.norm = nn.LayerNorm(spec.width, spec.norm_eps) if gpt2 else _RMSNorm(spec.width, spec.norm_eps)
+        self.speech_head = nn.Linear(spec.width, spec.speech_vocab, bias=gpt2)
         self.cos: Tensor
         self.sin: Tensor
         self.register_buffer("cos", torch.empty(0), persistent=False)
@@ -101,46 +44,61 @@ class T3Model(nn.Module):
         """Load the reference's tensors; `positions` is the longest row. Raises ModelUnavailable."""
         with torch.device("meta"):
             model = cls(spec)
-        load(model, _Fused(weights), dtype=dtype)
+        load(model, _GPT2Names(weights) if spec.backbone == "gpt2" else _LlamaNames(weights), dtype=dtype)
         load(model.cond_enc, weights, "cond_enc.")  # stays in fp32: it is small, and runs once a voice
-        cos, sin = rope_tables(spec.rope, spec.head_width, positions + 1)
-        model.cos, model.sin = cos.to(dtype), sin.to(dtype)
+        if spec.backbone == "llama":
+            cos, sin = rope_tables(spec.rope, spec.head_width, positions + 1)
+            model.cos, model.sin = cos.to(dtype), sin.to(dtype)
         return model.to(device)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.speech_head.weight.dtype
+        return self.speech_emb.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.speech_head.weight.device
+        return self.speech_emb.weight.device
+
+    def voice_positions(self, prompt_tokens: int) -> int:
+        """Positions that `voice_prefix` takes for a voice with so many prompt tokens."""
+        return 1 + (self.spec.perceiver_queries or prompt_tokens)
 
     def voice_prefix(self, speaker: Tensor, prompt_tokens: Tensor) -> Tensor:
         """The part of the prompt that depends on the voice alone, in fp32: (1, S), (1, P) int64 -> (positions, W)."""
-        prompt = self.speech_emb(prompt_tokens) + self.speech_pos_emb.weight[: prompt_tokens.shape[1]]
+        prompt = self.speech_emb(prompt_tokens)
+        if self.spec.learned_positions:
+            prompt = prompt + self.speech_pos_emb.weight[: prompt_tokens.shape[1]]
         return self.cond_enc.voice(speaker.float(), prompt.float())
 
     def prompt(self, voice_prefix: Tensor, exaggeration: float, text: list[int], conditioned: bool) -> Tensor:
-        """Embeddings of a row's prompt (positions, W): voice, emotion, text, and the start token twice.
+        """Embeddings of a row's prompt (positions, W): voice, emotion, text, and the start tokens.
 
         The unconditioned row of CFG keeps the text's positions and loses its words.
         """
-        condition = torch.cat((voice_prefix, self.cond_enc.emotion(exaggeration))).to(self.dtype)
+        spec = self.spec
         words = self.text_emb(torch.tensor(text, device=self.device))
         if not conditioned:
             words = torch.zeros_like(words)
-        words = words + self.text_pos_emb.weight[: len(text)]
-        first = torch.zeros(2, dtype=torch.int64, device=self.device)
-        start = self.embed_speech(first + self.spec.start_speech, first)
-        return torch.cat((condition, words, start))
+        if spec.learned_positions:
+            words = words + self.text_pos_emb.weight[: len(text)]
+        first = torch.zeros(spec.start_tokens, dtype=torch.int64, device=self.device)
+        parts = [voice_prefix.to(self.dtype), words, self.embed_speech(first + spec.start_speech, first)]
+        if spec.emotion:
+            parts.insert(1, self.cond_enc.emotion(exaggeration).to(self.dtype))
+        return torch.cat(parts)
 
-    def prompt_length(self, text_tokens: int) -> int:
-        """Positions that `prompt` takes for so many text tokens."""
-        return 2 + self.spec.perceiver_queries + text_tokens + 2
+    def text_place(self, voice_positions: int) -> int:
+        """Where the text begins in a prompt whose voice takes so many positions."""
+        return voice_positions + int(self.spec.emotion)
+
+    def prompt_length(self, voice_positions: int, text_tokens: int) -> int:
+        """Positions that `prompt` takes."""
+        return self.text_place(voice_positions) + text_tokens + self.spec.start_tokens
 
     def embed_speech(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Speech tokens (N,) at speech positions (N,) -> (N, W)."""
-        return self.speech_emb(tokens) + self.speech_pos_emb(positions)
+        x = self.speech_emb(tokens)
+        return x + self.speech_pos_emb(positions) if self.spec.learned_positions else x
 
     def forward(
         self,
@@ -152,29 +110,75 @@ class T3Model(nn.Module):
         length: int,
         mask: Tensor | None,
         causal: bool,
-    ) -> Tensor:
+        aligned: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the blocks over x (R, C, W) at positions (R, C), write the cache, attend to its first `length` places.
 
         `mask` (R, 1, C, L) is True where a query may look; None with `causal` is the plain triangle from place 0,
-        None without it is everything. Returns the normed hidden states (R, C, W).
+        None without it is everything. Returns the normed hidden states (R, C, W) and, if `aligned`, the attention
+        (R, C, L) of the aligned heads, in fp32 and averaged.
         """
-        cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
+        place: Place = None
+        if self.spec.backbone == "gpt2":
+            x = x + self.pos_emb(positions)
+        else:
+            place = self.cos[positions].unsqueeze(2), self.sin[positions].unsqueeze(2)
+        followed: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            assert isinstance(layer, _Layer)
-            q, k, v = layer.queries_keys_values(x, cos, sin)
-            cache.write(index, rows, positions, k, v)
+            assert isinstance(layer, LlamaLayer | GPT2Layer)
+            qkv = layer.queries_keys_values(x, place)
+            cache.write(index, rows, positions, qkv[:, :, 1:])
             keys, values = cache.read(index, read_rows, length)
-            x = layer.finish(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal))
-        return self.norm(x)
+            q = qkv[:, :, 0].transpose(1, 2)
+            attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
+            x = layer.finish(x, attended.transpose(1, 2).flatten(2))
+            if aligned:
+                heads = [head for place_, head in self.spec.aligned_heads if place_ == index]
+                followed += [_attention(q[:, head], keys[:, head], mask, causal) for head in heads]
+        return self.norm(x), torch.stack(followed).mean(dim=0) if followed else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (R, W) -> fp32 logits over speech tokens (R, V)."""
         return self.speech_head(hidden).float()
 
 
-class _Fused:
-    """Presents the reference's tensors under this model's names, joining those that a step reads together."""
+def _attention(q: Tensor, keys: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """One head's attention: q (R, C, D), keys (R, L, D) -> (R, C, L) fp32; computed beside the fused kernel."""
+    scores = torch.matmul(q, keys.transpose(1, 2)).float() / q.shape[-1] ** 0.5
+    if causal:
+        hidden = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+    elif mask is not None:
+        scores = scores.masked_fill(~mask[:, 0], -torch.inf)
+    return scores.softmax(-1)
 
+
+class _Names:
+    """Presents the reference's tensors under this model's names."""
+
+    RENAMED: ClassVar[dict[str, str]]
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        if not name.startswith("layers."):
+            return self._weights.take(self.RENAMED.get(name, name), shape)
+        _, index, own = name.split(".", 2)
+        return self.of_layer(int(index), own, shape)
+
+    def of_layer(self, index: int, own: str, shape: tuple[int, ...]) -> Tensor:
+        raise NotImplementedError
+
+
+class _LlamaNames(_Names):
+    """transformers' Llama, joining the matrices that a step reads together."""
+
+    RENAMED: ClassVar = {
+        "text_pos_emb.weight": "text_pos_emb.emb.weight",
+        "speech_pos_emb.weight": "speech_pos_emb.emb.weight",
+        "norm.weight": "tfmr.norm.weight",
+    }
     _JOINED: ClassVar = {
         "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
         "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
@@ -183,20 +187,33 @@ class _Fused:
         "attention_norm.weight": ("input_layernorm.weight",),
         "mlp_norm.weight": ("post_attention_layernorm.weight",),
     }
-    _RENAMED: ClassVar = {
-        "text_pos_emb.weight": "text_pos_emb.emb.weight",
-        "speech_pos_emb.weight": "speech_pos_emb.emb.weight",
-        "norm.weight": "tfmr.norm.weight",
-    }
 
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if not name.startswith("layers."):
-            return self._weights.take(self._RENAMED.get(name, name), shape)
-        _, index, own = name.split(".", 2)
+    def of_layer(self, index: int, own: str, shape: tuple[int, ...]) -> Tensor:
         names = self._JOINED[own]
         part = (shape[0] // len(names), *shape[1:])
         tensors = [self._weights.take(f"tfmr.layers.{index}.{theirs}", part) for theirs in names]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+class _GPT2Names(_Names):
+    """transformers' GPT-2, whose matrices (Conv1D) stand the other way round."""
+
+    RENAMED: ClassVar = {
+        "pos_emb.weight": "tfmr.wpe.weight",
+        "norm.weight": "tfmr.ln_f.weight",
+        "norm.bias": "tfmr.ln_f.bias",
+    }
+    _MODULES: ClassVar = {
+        "attention_norm": "ln_1",
+        "qkv": "attn.c_attn",
+        "out": "attn.c_proj",
+        "mlp_norm": "ln_2",
+        "up": "mlp.c_fc",
+        "down": "mlp.c_proj",
+    }
+
+    def of_layer(self, index: int, own: str, shape: tuple[int, ...]) -> Tensor:
+        module, kind = own.split(".")
+        name = f"tfmr.h.{index}.{self._MODULES[module]}.{kind}"
+        tensor = self._weights.take(name, shape[::-1])
+        return tensor.t().contiguous() if tensor.ndim == 2 else tensor

@@ -1,32 +1,72 @@
-"""Prefill and decode: the only place that calls T3's model, so that graphs and compile have one place to wrap."""
+"""Prefill and decode: the only place that calls T3's model; graphs, compile and attention kernels are chosen here."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from chatterbox_engine.accel.attention import AttentionKernel
+from chatterbox_engine.accel.compile import compiled
+from chatterbox_engine.accel.graphs import Graphs
+from chatterbox_engine.config import T3Switches
+from chatterbox_engine.t3.batch import Batch
 from chatterbox_engine.t3.kv_cache import KVCache
+from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model
+from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
 
-_BUCKET = 64
-"""Positions by which the part of the cache that a step reads grows: few shapes, and little read for nothing."""
+
+class Drawn:
+    """Tokens on their way to the host."""
+
+    def __init__(self, tokens: Tensor, count: int) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._tokens = tokens[:count]
+        if tokens.is_cuda:
+            host = torch.empty(count, dtype=tokens.dtype, pin_memory=True)
+            self._tokens = host.copy_(tokens[:count], non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def tolist(self) -> list[int]:
+        """Waits for the device."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tokens.tolist()
 
 
 class Runner:
-    """Runs the model over rows of the cache."""
+    """Runs the model over rows of the cache and slots of the batch."""
 
-    def __init__(self, model: T3Model, rows: int, positions: int) -> None:
+    def __init__(self, model: T3Model, switches: T3Switches, guard: bool) -> None:
         self.model = model
-        self.positions = positions
-        self.cache = KVCache(model.spec, rows, positions, model.dtype, model.device)
+        self._switches = switches
+        self._full = switches.kv_cache == "full"
+        self.device = model.device
+        rows = (2 if model.spec.cfg else 1) * switches.max_streams
+        self.cache = KVCache(model.spec, rows, switches.max_positions, model.dtype, self.device)
+        self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, guard, self.device)
+        self.graphs = Graphs(self.device, switches.cuda_graphs and not switches.exact)
+        self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)
+        self._index = torch.zeros(4, rows, dtype=torch.int64, device=self.device)
+        """Slot of each row; slots that draw, and their two rows among those computed. Where graphs read them."""
+        self._arranged: tuple[object, ...] = ()
+        if switches.compile != "off":
+            for layer in model.layers:
+                assert isinstance(layer, LlamaLayer | GPT2Layer)
+                for part in ("queries_keys_values", "finish"):
+                    setattr(layer, part, compiled(getattr(layer, part), switches.compile, "T3's layers"))
 
-    def prefill(self, rows: list[int], starts: list[int], prompts: list[Tensor]) -> Tensor:
+    def prefill(self, rows: list[int], starts: list[int], prompts: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Write a part of several prompts: row r gets prompts[r] (C_r, W) from position starts[r] on.
 
-        Returns logits (R, V) at each row's last given position. One row or equal whole prompts run at the
-        reference's own shapes; ragged ones are padded, and the padding lands in the cache's scratch place.
+        Returns logits (R, V) at each row's last given position, and with the guard the aligned heads' attention
+        (R, 2, L) at its last two. One row or equal whole prompts run at the reference's own shapes; ragged ones are
+        padded, and the padding lands in the cache's scratch place.
         """
         counts = [len(prompt) for prompt in prompts]
         count = max(counts)
-        device = self.model.device
+        device = self.device
         x = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
         offsets = torch.arange(count, device=device)
         positions = torch.tensor(starts, device=device)[:, None] + offsets
@@ -35,36 +75,170 @@ class Runner:
         length = count
         if not whole:
             valid = offsets < torch.tensor(counts, device=device)[:, None]
-            length = self._bucket(max(start + n for start, n in zip(starts, counts, strict=True)))
+            length = max(start + n for start, n in zip(starts, counts, strict=True))
             mask = torch.arange(length, device=device) <= positions[:, None, :, None]
             positions = torch.where(valid, positions, self.cache.scratch)
-        hidden = self._run(x, positions, rows, length, mask, causal=whole)
+        index = torch.tensor(rows, device=device)
+        with self._attention():
+            hidden, attention = self.model(
+                x, positions, self.cache, index, _block(rows, index), length, mask,
+                causal=whole, aligned=self.batch.guard is not None,
+            )  # fmt: skip
+        each = torch.arange(len(rows), device=device)
         last = torch.tensor(counts, device=device) - 1
-        return self.model.logits(hidden[torch.arange(len(rows), device=device), last])
+        if attention is not None:
+            attention = torch.stack((attention[each, (last - 1).clamp(min=0)], attention[each, last]), dim=1)
+        return self.model.logits(hidden[each, last]), attention
 
-    def decode(self, rows: list[int], lengths: list[int], tokens: Tensor, speech_positions: Tensor) -> Tensor:
-        """One step: tokens (R,) embedded at speech_positions (R,), appended behind `lengths` places of each row.
+    def draw_first(
+        self,
+        slots: list[int],
+        pairs: list[tuple[int, int]],
+        logits: Tensor,
+        attention: Tensor | None,
+        sort: bool,
+        generators: Sequence[torch.Generator] | None,
+    ) -> Drawn:
+        """The first token of each slot, from a prefill's logits; `pairs` are its two rows among them."""
+        index = torch.tensor([slots, *zip(*pairs, strict=True)], device=self.device)
+        drawn = self._draw(index[0], index[1], index[2], logits, attention, sort, True, generators)
+        return Drawn(drawn, len(slots))
 
-        Returns logits (R, V).
+    def decode(
+        self,
+        owners: list[int],
+        slots: list[int],
+        pairs: list[tuple[int, int]],
+        length: int,
+        ragged: bool,
+        sort: bool,
+        *,
+        first_row: int = 0,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Drawn:
+        """One step: every row from first_row on is fed its slot's last token, and `slots` draw the next one.
+
+        owners: the slot of each row; pairs: the two rows of each of `slots`, counted from first_row. `length`: places
+        to read, the longest row's and the new one; `ragged`: rows differ in theirs.
         """
-        device = self.model.device
-        x = self.model.embed_speech(tokens, speech_positions)[:, None]
-        positions = torch.tensor(lengths, device=device)[:, None]
-        mask = None
-        length = lengths[0] + 1
-        if len(set(lengths)) > 1:
-            length = self._bucket(max(lengths) + 1)
-            mask = torch.arange(length, device=device) <= positions[:, None, :, None]
-        hidden = self._run(x, positions, rows, length, mask, causal=False)
-        return self.model.logits(hidden[:, 0])
+        if not self.graphs.enabled:
+            self._arrange(owners, slots, pairs)
+            length = self.cache.scratch if self._full else length
+            shape = (len(owners), len(slots), length, sort)
+            masked = ragged or self._full
+            return Drawn(self._step(*shape, masked=masked, first_row=first_row, generators=generators), len(slots))
+        shape = self.shape(len(owners), len(slots), length, sort)
+        if shape not in self.graphs:
+            self.capture(shape)
+        self._arrange(owners, slots, pairs, shape[0], shape[1])
+        return Drawn(self.graphs.run(shape, lambda: self._step(*shape, masked=True)), len(slots))
 
-    def _bucket(self, length: int) -> int:
-        return min(-(-length // _BUCKET) * _BUCKET, self.positions)
+    def shape(self, rows: int, slots: int, length: int, sort: bool) -> tuple[int, int, int, bool]:
+        """The captured shape that a step of so many rows, slots and places runs in."""
+        streams = next(size for size in self.stream_sizes() if size >= max(slots, -(-rows // self.width)))
+        wide = streams if rows <= streams else self.width * streams
+        return wide, streams, next(size for size in self.lengths() if size >= length), sort
 
-    def _run(
-        self, x: Tensor, positions: Tensor, rows: list[int], length: int, mask: Tensor | None, causal: bool
+    @property
+    def width(self) -> int:
+        """Rows of a stream, at most."""
+        return 2 if self.model.spec.cfg else 1
+
+    def stream_sizes(self) -> list[int]:
+        """1, 2, 4, 8, then by eights: the numbers of streams for which steps are captured."""
+        most = self._switches.max_streams
+        return sorted({size for size in (1, 2, 4, *range(8, most, 8)) if size < most} | {most})
+
+    def lengths(self) -> list[int]:
+        """Numbers of places for which steps are captured: by 128 up to 512, then by 256."""
+        most = self.cache.scratch
+        if self._full:
+            return [most]
+        return sorted({size for size in (*range(128, 513, 128), *range(768, most, 256)) if size < most} | {most})
+
+    def capture(self, shape: tuple[int, int, int, bool]) -> None:
+        """Capture the step of one shape, run over nobody's slot."""
+        nobody = self.batch.nobody
+        self._arrange([nobody] * shape[0], [nobody] * shape[1], [(0, 0)] * shape[1])
+        self.graphs.capture(shape, lambda: self._step(*shape, masked=True))
+
+    def _arrange(
+        self, owners: list[int], slots: list[int], pairs: list[tuple[int, int]], rows: int = 0, wide: int = 0
+    ) -> None:
+        """Put a step's index tensors in their place, filled up with nobody to `rows` rows and `wide` slots."""
+        wanted = (tuple(owners), tuple(slots), tuple(pairs), rows, wide)
+        if wanted == self._arranged:
+            return
+        self._arranged = wanted
+        nobody = self.batch.nobody
+        owners = owners + [nobody] * (rows - len(owners))
+        slots = slots + [nobody] * (wide - len(slots))
+        pairs = pairs + [(0, 0)] * (wide - len(pairs))
+        columns = [owners, slots, [pair[0] for pair in pairs], [pair[1] for pair in pairs]]
+        most = self._index.shape[1]
+        host = torch.tensor([column + [0] * (most - len(column)) for column in columns])
+        if self.device.type == "cuda":
+            host = host.pin_memory()
+        self._index.copy_(host, non_blocking=True)
+
+    def _step(
+        self,
+        rows: int,
+        slots: int,
+        length: int,
+        sort: bool,
+        *,
+        masked: bool,
+        first_row: int = 0,
+        generators: Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        index = torch.tensor(rows, device=self.model.device)
-        adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
-        read_rows = slice(rows[0], rows[0] + len(rows)) if adjacent else index
-        return self.model(x, positions, self.cache, index, read_rows, length, mask, causal)
+        """The whole of a decode step, over tensors that stay in their place. Returns the tokens drawn (slots,)."""
+        batch = self.batch
+        owners = self._index[0, :rows]
+        positions = batch.lengths[owners][:, None]
+        mask = None
+        if masked:
+            mask = torch.arange(length, device=self.device) <= positions[:, None, :, None]
+        x = self.model.embed_speech(batch.tokens[owners], batch.steps[owners])[:, None]
+        with self._attention():
+            hidden, attention = self.model(
+                x, positions, self.cache, torch.arange(first_row, first_row + rows, device=self.device),
+                slice(first_row, first_row + rows), length, mask, causal=False, aligned=batch.guard is not None,
+            )  # fmt: skip
+        index = self._index[1:, :slots]
+        logits = self.model.logits(hidden[:, 0])
+        return self._draw(index[0], index[1], index[2], logits, attention, sort, False, generators)
+
+    def _draw(
+        self,
+        slots: Tensor,
+        conditioned: Tensor,
+        unconditioned: Tensor,
+        logits: Tensor,
+        attention: Tensor | None,
+        sort: bool,
+        first: bool,
+        generators: Sequence[torch.Generator] | None,
+    ) -> Tensor:
+        """The next token (S,) of each slot, which advances by it. Generators make the draws the reference's."""
+        batch = self.batch
+        guided = guide(logits, conditioned, unconditioned, batch.cfg_weight[slots])
+        if batch.guard is not None:
+            assert attention is not None
+            guided = batch.guard.apply(guided, attention[conditioned], slots, batch.tokens[slots])
+        penalty_last = self.model.spec.penalty_last
+        filters = batch.filters_of(slots)
+        probabilities = process(guided, batch.seen[slots], filters, sort=sort, penalty_last=penalty_last)
+        if generators is None:
+            drawn = draw(probabilities, batch.seeds[slots], batch.steps[slots])
+        else:
+            pairs = zip(probabilities, generators, strict=True)
+            drawn = torch.cat([draw_reference(own[None], generator) for own, generator in pairs])
+        batch.advance(slots, drawn, first)
+        return drawn
+
+
+def _block(rows: list[int], index: Tensor) -> slice | Tensor:
+    """The rows as a slice where they lie side by side, so that they can be read without a copy."""
+    adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
+    return slice(rows[0], rows[0] + len(rows)) if adjacent else index

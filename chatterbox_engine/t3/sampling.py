@@ -1,12 +1,26 @@
 """From logits to the next speech token, for many requests at once.
 
-Order as in the reference: classifier-free guidance, repetition penalty, temperature, min-p, top-p, softmax, draw.
+Order as in the reference: classifier-free guidance, then for the Llamas repetition penalty, temperature, min-p, top-p;
+for the GPT-2s temperature, top-k, top-p, repetition penalty; then softmax and draw.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chatterbox_engine.accel.noise import Domain, exponential
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """How each of S requests is sampled, a column (S, 1) each: fp32, but top_p in fp64 and top_k in int64."""
+
+    repetition_penalty: Tensor
+    temperature: Tensor
+    min_p: Tensor
+    top_p: Tensor
+    top_k: Tensor
 
 
 def guide(logits: Tensor, conditioned: Tensor, unconditioned: Tensor, weight: Tensor) -> Tensor:
@@ -18,30 +32,38 @@ def guide(logits: Tensor, conditioned: Tensor, unconditioned: Tensor, weight: Te
     return own + weight * (own - logits[unconditioned])
 
 
-def process(
-    logits: Tensor,
-    seen: Tensor,
-    repetition_penalty: Tensor,
-    temperature: Tensor,
-    min_p: Tensor,
-    top_p: Tensor | None,
-) -> Tensor:
-    """Probabilities to draw from: logits (S, V), seen (S, V) bool, the rest (S, 1) -> (S, V).
+def process(logits: Tensor, seen: Tensor, filters: Filters, *, sort: bool, penalty_last: bool) -> Tensor:
+    """Probabilities to draw from: logits (S, V), seen (S, V) bool -> (S, V).
 
-    Repetition penalty as in CTRL (1909.05858), min-p as in 2407.01082, top-p as in 1904.09751; `top_p` None where
-    every request has 1, which saves the sort; else in float64, so that 1 - top_p rounds as it does in the reference.
+    Repetition penalty as in CTRL (1909.05858), min-p as in 2407.01082, top-p as in 1904.09751, top-k as in 1805.04833.
+    `sort` False where no request has top-p or top-k, which saves the sort. Top-p is compared in float64, so that
+    1 - top_p rounds as it does in the reference.
     """
-    penalised = torch.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
-    logits = torch.where(seen, penalised, logits) / temperature
-    probabilities = logits.softmax(-1)
-    floor = min_p * probabilities.amax(-1, keepdim=True)
-    logits = logits.masked_fill(probabilities < floor, -torch.inf)
-    if top_p is not None:
+    if not penalty_last:
+        logits = _penalised(logits, seen, filters)
+    logits = logits / filters.temperature
+    if not penalty_last:
+        probabilities = logits.softmax(-1)
+        floor = filters.min_p * probabilities.amax(-1, keepdim=True)
+        logits = logits.masked_fill(probabilities < floor, -torch.inf)
+    if sort:
+        vocabulary = logits.shape[-1]
         ordered, order = logits.sort(-1)
-        drop = ordered.softmax(-1).cumsum(-1) <= (1 - top_p).to(ordered.dtype)
+        keep = torch.where(filters.top_k > 0, filters.top_k.clamp(max=vocabulary), vocabulary)
+        drop = ordered < ordered.gather(-1, vocabulary - keep)
+        ordered = ordered.masked_fill(drop, -torch.inf)
+        drop |= ordered.softmax(-1).cumsum(-1) <= (1 - filters.top_p).to(ordered.dtype)
+        drop = drop & (filters.top_p < 1.0) | (ordered == -torch.inf)
         drop[..., -1] = False
-        logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
+    if penalty_last:
+        logits = _penalised(logits, seen, filters)
     return logits.softmax(-1)
+
+
+def _penalised(logits: Tensor, seen: Tensor, filters: Filters) -> Tensor:
+    penalty = filters.repetition_penalty
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def draw(probabilities: Tensor, seeds: Tensor, steps: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ class Sequence:
     width: int
     prompt_length: int
     rows: list[int] = field(default_factory=list)
+    slot: int = -1
+    """Where its sampling state lies, from admission to release."""
     prefilled: int = 0
     steps: int = 0
     """Tokens sampled so far."""
@@ -38,6 +40,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.owners: list[Sequence] = []
         """The sequence of each live row."""
+        self._slots = list(range(max_streams))[::-1]
+        self._prompts: list[Sequence] = []
 
     @property
     def rows(self) -> int:
@@ -56,26 +60,32 @@ class Scheduler:
         while self.waiting and len(self.running) < self._max_streams:
             sequence = self.waiting.popleft()
             sequence.rows = list(range(self.rows, self.rows + sequence.width))
+            sequence.slot = self._slots.pop()
             self.owners.extend([sequence] * sequence.width)
             self.running.append(sequence)
+            self._prompts.append(sequence)
             admitted.append(sequence)
         return admitted
 
     def prefill(self) -> list[tuple[Sequence, int]]:
         """Sequences to prefill in this step, with positions for each.
 
-        Beside running streams all of them together take at most `prefill_positions` (rows x positions), so that
-        nobody's next token waits longer than about one step; where nobody is decoding, prompts are taken whole.
+        Beside running streams all of them together take about `prefill_positions` (rows x positions), so that nobody's
+        next token waits longer than about one step; where nobody is decoding, prompts are taken whole. A prompt's last
+        part has two positions at least: the alignment guard looks at both.
         """
-        prompts = [s for s in self.running if s.prefilling]
-        if not any(not s.prefilling for s in self.running):
-            return [(s, s.prompt_length - s.prefilled) for s in prompts]
+        self._prompts = [s for s in self._prompts if s.prefilling and s.rows]
+        if len(self._prompts) == len(self.running):
+            return [(s, s.prompt_length - s.prefilled) for s in self._prompts]
         plan: list[tuple[Sequence, int]] = []
         budget = self._prefill_positions
-        for sequence in prompts:
-            count = min(sequence.prompt_length - sequence.prefilled, max(1, budget // sequence.width))
-            if budget < sequence.width and plan:
+        for sequence in self._prompts:
+            if budget < 2 * sequence.width and plan:
                 break
+            left = sequence.prompt_length - sequence.prefilled
+            count = min(left, max(2, budget // sequence.width))
+            if left - count == 1:
+                count = count - 1 if count > 2 else left
             plan.append((sequence, count))
             budget -= count * sequence.width
         return plan
@@ -90,6 +100,7 @@ class Scheduler:
                 self.waiting.remove(sequence)
             return []
         self.running.remove(sequence)
+        self._slots.append(sequence.slot)
         keep = self.rows - sequence.width
         holes = [row for row in sequence.rows if row < keep]
         movers = [row for row in range(keep, self.rows) if self.owners[row] is not sequence]

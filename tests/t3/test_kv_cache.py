@@ -39,7 +39,7 @@ def test_reads_give_what_was_written_last(
         kv = torch.randn(2, len(rows), SPEC.heads, count, SPEC.head_width, generator=generator)
         places = torch.arange(start, start + count).expand(len(rows), -1)
         places = torch.where(places < POSITIONS, places, own.scratch)
-        own.write(layer, torch.tensor(rows), places, kv[0], kv[1])
+        own.write(layer, torch.tensor(rows), places, kv.permute(1, 3, 0, 2, 4))
         end = min(start + count, POSITIONS)
         for i, row in enumerate(rows):
             table[:, layer, row, :, start:end] = kv[:, i, :, : end - start]
@@ -57,11 +57,23 @@ def test_reads_give_what_was_written_last(
 def test_a_block_of_rows_is_read_without_a_copy() -> None:
     own = cache()
     keys, values = own.read(1, slice(1, 3), 7)
-    assert keys.data_ptr() == own.keys[1, 1].data_ptr()
-    assert values.data_ptr() == own.values[1, 1].data_ptr()
+    assert keys.data_ptr() == own.store[1, 0, 1].data_ptr()
+    assert values.data_ptr() == own.store[1, 1, 1].data_ptr()
 
 
 def test_bytes_of_a_position() -> None:
     own = cache(torch.bfloat16)
-    total = own.keys.nbytes + own.values.nbytes
-    assert own.position_bytes() * ROWS * (POSITIONS + 1) == total
+    assert own.position_bytes * ROWS * (POSITIONS + 1) == own.store.nbytes
+
+
+@given(length=st.integers(1, POSITIONS))
+@settings(deadline=None)
+def test_what_is_saved_of_a_row_begins_others(length: int) -> None:
+    own = cache()
+    own.store.copy_(torch.randn(own.store.shape, generator=torch.Generator().manual_seed(length)))
+    before, saved = own.store.clone(), own.save(1, length)
+    for row in (0, 3):
+        own.restore(row, saved)
+        assert torch.equal(own.store[:, :, row, :, :length], before[:, :, 1, :, :length])
+        assert torch.equal(own.store[:, :, row, :, length:], before[:, :, row, :, length:])
+    assert torch.equal(own.store[:, :, [1, 2, 4]], before[:, :, [1, 2, 4]])

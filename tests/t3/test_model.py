@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from chatterbox_engine.spec import RopeSpec, T3Spec
-from chatterbox_engine.t3.model import T3Model, rope_tables
+from chatterbox_engine.t3.layers import rope_tables
+from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.types import T3Voice
 from chatterbox_engine.weights import StateDictWeights
 
@@ -65,7 +66,8 @@ def test_both_rows_of_the_prompt_equal_the_reference(
     expected = torch.cat((expected, again), dim=1)
     prefix = model.voice_prefix(voice.speaker, voice.prompt)
     rows = [model.prompt(prefix, 0.7, TEXT, conditioned) for conditioned in (True, False)]
-    assert len(rows[0]) == model.prompt_length(len(TEXT))
+    assert len(prefix) == model.voice_positions(prompt_tokens)
+    assert len(rows[0]) == model.prompt_length(len(prefix), len(TEXT))
     for own, theirs in zip(rows, expected, strict=True):
         assert own.shape == theirs.shape
         assert (own - theirs).abs().max() <= 1e-6

@@ -9,10 +9,12 @@ from torch import Tensor
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
+from chatterbox_engine.t3.sampling import Filters, draw, draw_reference, guide, process
 
 seeds = st.integers(0, 2**63 - 1)
 requests = st.fixed_dictionaries(
@@ -23,19 +25,26 @@ requests = st.fixed_dictionaries(
         "penalty": st.floats(1.0, 10.0),
         "temperature": st.floats(0.05, 5.0),
         "min_p": st.one_of(st.just(0.0), st.floats(0.0, 1.0)),
+        "top_k": st.sampled_from([0, 1, 2, 7, 39, 1000]),
         "top_p": st.one_of(st.just(1.0), st.floats(0.01, 1.0), st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9, 0.95])),
     }
 )
 
 
-def expected_probabilities(logits: Tensor, request: dict) -> Tensor:
-    """As T3.inference has it, one request at a time: logits (1, V) -> (1, V)."""
+def expected_probabilities(logits: Tensor, request: dict, turbo: bool) -> Tensor:
+    """As T3.inference and T3.inference_turbo have it, one request at a time: logits (1, V) -> (1, V)."""
     ids = torch.tensor([[39, *request["seen"]]])
-    logits = RepetitionPenaltyLogitsProcessor(penalty=request["penalty"])(ids, logits.clone())
-    if request["temperature"] != 1.0:
-        logits = logits / request["temperature"]
-    logits = MinPLogitsWarper(min_p=request["min_p"])(ids, logits)
-    logits = TopPLogitsWarper(top_p=request["top_p"])(ids, logits)
+    processors = [
+        RepetitionPenaltyLogitsProcessor(penalty=request["penalty"]),
+        *([TemperatureLogitsWarper(request["temperature"])] if request["temperature"] != 1.0 else []),
+        MinPLogitsWarper(min_p=request["min_p"]),
+        TopPLogitsWarper(top_p=request["top_p"]),
+    ]
+    if turbo:
+        cut = [TopKLogitsWarper(request["top_k"])] if request["top_k"] else []
+        processors = [*processors[1:-2], *cut, processors[-1], processors[0]]
+    for processor in processors:
+        logits = processor(ids, logits.clone())
     return torch.softmax(logits, dim=-1)
 
 
@@ -43,9 +52,9 @@ def column(requests: list[dict], name: str, dtype: torch.dtype = torch.float32) 
     return torch.tensor([[request[name]] for request in requests], dtype=dtype)
 
 
-@given(given_requests=st.lists(requests, min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
-def test_probabilities_equal_the_references_processors(given_requests: list[dict]) -> None:
+@given(given_requests=st.lists(requests, min_size=1, max_size=4), turbo=st.booleans(), sort=st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_probabilities_equal_the_references_processors(given_requests: list[dict], turbo: bool, sort: bool) -> None:
     rows = []
     seen = torch.zeros(len(given_requests), 40, dtype=torch.bool)
     seen[:, 39] = True
@@ -55,15 +64,17 @@ def test_probabilities_equal_the_references_processors(given_requests: list[dict
         seen[row, request["seen"]] = True
     logits = torch.stack(rows)
     expected = torch.cat([
-        expected_probabilities(row[None], request) for row, request in zip(rows, given_requests, strict=True)
+        expected_probabilities(row[None], request, turbo) for row, request in zip(rows, given_requests, strict=True)
     ])  # fmt: skip
-    plain = all(request["top_p"] == 1.0 for request in given_requests)
-    own = process(
-        logits,
-        seen,
+    if not turbo:
+        given_requests = [{**request, "top_k": 0} for request in given_requests]
+    needed = any(request["top_p"] < 1.0 or request["top_k"] > 0 for request in given_requests)
+    filters = Filters(
         *(column(given_requests, name) for name in ("penalty", "temperature", "min_p")),
-        None if plain else column(given_requests, "top_p", torch.float64),
+        top_p=column(given_requests, "top_p", torch.float64),
+        top_k=column(given_requests, "top_k", torch.int64),
     )
+    own = process(logits, seen, filters, sort=sort or needed, penalty_last=turbo)
     assert (own - expected).abs().max() <= 1e-6
     assert torch.equal(own == 0, expected == 0)
 

@@ -40,18 +40,21 @@ def test_invariants_under_any_order_of_arrivals_steps_and_departures(actions: li
             decoding = [s for s in scheduler.running if not s.prefilling]
             plan = scheduler.prefill()
             if decoding:
-                assert sum(count * s.width for s, count in plan) <= max(BUDGET, 2)
+                assert sum(count * s.width for s, count in plan) <= BUDGET + 2  # a last part is never one position alone
             else:
                 assert {s for s, _ in plan} == {s for s in scheduler.running if s.prefilling}
             assert bool(plan) == any(s.prefilling for s in scheduler.running)
             for sequence, count in plan:
-                assert 0 < count <= sequence.prompt_length - sequence.prefilled
+                left = sequence.prompt_length - sequence.prefilled
+                assert 0 < count <= left
+                assert left - count != 1
                 sequence.prefilled += count
             for sequence in decoding:
                 sequence.steps += 1
         assert len(scheduler.running) <= 4
         rows = sorted(row for s in scheduler.running for row in s.rows)
         assert rows == list(range(scheduler.rows))
+        assert len({s.slot for s in scheduler.running} & set(range(4))) == len(scheduler.running)
         for sequence in scheduler.running:
             assert len(sequence.rows) == sequence.width
             assert all(contents[row] is sequence for row in sequence.rows)
