@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from chatterbox_engine.errors import InvalidRequest
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
-Attention = Literal["auto", "sdpa", "flash", "efficient", "math"]
+Attention = Literal["auto", "flash", "efficient", "math"]
 Quantization = Literal["none", "int8", "int8_dynamic", "int4", "fp8", "nf4"]
+CpuKernels = Literal["auto", "packed", "plain"]
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
 Warmup = Literal["none", "first", "full"]
 
@@ -34,6 +35,9 @@ class T3Switches(_Switches):
     """torch.compile of the step."""
     quantization: Quantization = "none"
     """Weights of the transformer and of the speech head; activations keep the precision (int8_dynamic: 8 bits)."""
+    cpu_kernels: CpuKernels = "auto"
+    """On a CPU, in bf16. auto: the engine's own (AVX512, AMX where it is there), a whole step in one call; packed:
+    PyTorch's, over weights that oneDNN has laid out; plain: PyTorch's over weights as they are."""
     voice_prefix: Literal["off", "embeddings", "kv"] = "kv"
     """What is kept of a voice's conditioning: nothing, its embeddings, or its keys and values too."""
     max_streams: int = Field(8, ge=1, le=1024)
@@ -71,7 +75,7 @@ class S3GenSwitches(_Switches):
 
 
 class MemorySwitches(_Switches):
-    """What the engine may keep of the device's memory. Without effect on a CPU, but for idle_s."""
+    """What the engine may keep of the device's memory. On a CPU only idle_s has an effect: on the KV cache."""
 
     expandable_segments: bool = False
     """PyTorch's allocator grows its segments instead of keeping holes between them."""

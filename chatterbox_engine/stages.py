@@ -2,24 +2,31 @@
 
 import logging
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from chatterbox_engine.accel.device import s3gen_dtype, t3_dtype
+from chatterbox_engine.accel.memory import apply
+from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import S3GEN_FILE, T3_FILE, Checkpoint
 from chatterbox_engine.config import EngineConfig
+from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.s3gen.engine import S3GenEngine, S3GenModel
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.t3.engine import T3Engine
 from chatterbox_engine.t3.model import T3Model
+from chatterbox_engine.t3.scoring import score
 from chatterbox_engine.text import normalise
-from chatterbox_engine.types import SamplingParams
+from chatterbox_engine.types import SamplingParams, T3Voice
 from chatterbox_engine.voice import Voice
 from chatterbox_engine.watermark import Watermarker
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 _WARM_UP_S = 600.0
 """Seconds after which a warm-up call that gave nothing counts as failed."""
@@ -29,29 +36,56 @@ class T3Stage:
     """T3 with its tokenizer: a piece of text in, valid speech tokens out."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, device: torch.device) -> None:
+        """Raises ModelUnavailable, and InvalidRequest where the model overflows in the precision asked for."""
         self._checkpoint = checkpoint
-        spec = checkpoint.spec
+        self._warmup = config.warmup
+        spec, switches = checkpoint.spec, config.t3
         self._tokenizer = checkpoint.tokenizer()
-        dtype = t3_dtype(config.t3.precision, device)
-        logger.info("T3: loading %s as %s on %s", checkpoint.model, dtype, device)
-        model = T3Model.from_weights(spec.t3, checkpoint.weights(T3_FILE), config.t3.max_positions, dtype, device)
+        apply(config.memory, device)
+        dtype = t3_dtype(switches.precision, device)
+        form = applicable(switches.quantization, device)
+        logger.info("T3: loading %s as %s, quantization %s, on %s", checkpoint.model, dtype, form, device)
+        weights = checkpoint.weights(T3_FILE)
+        kernels = switches.cpu_kernels if switches.compile == "off" else "plain"  # packed weights do not compile
+        self._model = T3Model.from_weights(spec.t3, weights, switches.max_positions, dtype, device, form, kernels)
         self.dtype = dtype
-        self.engine = T3Engine(model, config.t3)
+        if dtype == torch.float16:
+            self._check_finite()
+        self.engine = T3Engine(self._model, switches, idle_s=config.memory.idle_s)
+        if self._warmup == "full":
+            self.engine.capture(_progress)
         self.engine.start()
 
-    def speak(self, text: str, voice: Voice, params: SamplingParams) -> Mailbox[int]:
+    def _check_finite(self) -> None:
+        """fp16 ends at 65504; what goes beyond must not reach a listener as noise."""
+        t3 = self._model.spec
+        voice = T3Voice("", torch.zeros(1, t3.speaker_width), torch.zeros(1, t3.prompt_tokens, dtype=torch.int64))
+        text = self._tokenizer.encode(normalise("Is this finite?", self._checkpoint.spec.family), "en")
+        if not score(self._model, text, voice, list(range(100)), self._checkpoint.spec.sampling).isfinite().all():
+            raise InvalidRequest(f"{self._checkpoint.model} overflows in fp16. Use bf16 or fp32.", "t3.precision")
+
+    def speak(self, text: str, voice: Voice, params: SamplingParams, language: str = "en") -> Mailbox[int]:
         """Start on one piece of text, which is normalised but not split. Close the stream to cancel.
 
         Raises InvalidRequest where it does not fit, EngineDead if the loop has ended.
         """
         text = normalise(text, self._checkpoint.spec.family)
         wanted = self._checkpoint.tokens_wanted(text)
-        return self.engine.submit(self._tokenizer.encode(text), voice.for_t3(), params, wanted)
+        return self.engine.submit(self._tokenizer.encode(text, language), voice.for_t3(), params, wanted)
+
+    def score(self, text: str, voice: Voice, tokens: list[int], params: SamplingParams, language: str = "en") -> Tensor:
+        """Log-probabilities (n, V) of the token at each given one's place, those before it given (`t3.scoring`)."""
+        ids = self._tokenizer.encode(normalise(text, self._checkpoint.spec.family), language)
+        return score(self._model, ids, voice.for_t3(), tokens, params)
 
     def warm_up(self, voice: Voice) -> None:
         """Run every kind of step once, so that no request pays for first calls."""
-        params = SamplingParams(max_new_tokens=8)
-        for weight in _progress("T3 warm-up", (0.0, 0.5)):
+        if self._warmup == "none":
+            return
+        spec = self._checkpoint.spec
+        params = spec.sampling.model_copy(update={"max_new_tokens": 8})
+        weights = (0.0, params.cfg_weight) if spec.t3.cfg else (0.0,)
+        for weight in _progress("T3 warm-up", weights):
             stream = self.speak("Warm up.", voice, params.model_copy(update={"cfg_weight": weight}))
             stream.read(params.max_new_tokens, timeout=_WARM_UP_S)
 
@@ -60,7 +94,9 @@ class S3GenStage:
     """S3Gen with the watermark: speech tokens in, audio out."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, device: torch.device) -> None:
-        dtype = s3gen_dtype(config.s3gen.precision)
+        apply(config.memory, device)
+        self._warmup = config.warmup
+        dtype = s3gen_dtype(config.s3gen.precision, device)
         logger.info("S3Gen: loading %s as %s on %s", checkpoint.model, dtype, device)
         f0_dtype = torch.float32 if config.s3gen.f0_precision == "fp32" else torch.float64
         model = S3GenModel(checkpoint.spec.s3gen, checkpoint.weights(S3GEN_FILE), dtype, device, f0_dtype)
@@ -82,6 +118,8 @@ class S3GenStage:
 
     def warm_up(self, voice: Voice) -> None:
         """Make a first chunk and a last one."""
+        if self._warmup == "none":
+            return
         first = self._schedule[0]
         for tokens in _progress("S3Gen warm-up", (2 * first,)):
             stream = self.open(voice, schedule=(first,), paced=False)
@@ -93,6 +131,6 @@ class S3GenStage:
                 _, final = stream.audio.read(timeout=_WARM_UP_S)
 
 
-def _progress(what: str, rounds: Iterable[float]) -> Iterable:
+def _progress(what: str, rounds: Iterable[Item]) -> Iterable[Item]:
     """A bar on a terminal; nothing in a log."""
     return tqdm(rounds, desc=what, disable=None, leave=False)

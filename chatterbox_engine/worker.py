@@ -18,8 +18,11 @@ class Worker(ABC):
     _POLL_S = 0.05
     """A sleeping worker looks this often for work that comes due by the clock."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, idle_s: float | None = None) -> None:
+        """`idle_s`: seconds without work after which the worker rests. None: never."""
         self._name = name
+        self._idle_s = idle_s
+        self.resting = False
         self._wake = threading.Event()
         self._stopping = False
         self._failure: BaseException | None = None
@@ -33,6 +36,16 @@ class Worker(ABC):
     @abstractmethod
     def step(self) -> bool:
         """Do the next bit of work; False if there was none."""
+
+    def has_work(self) -> bool:
+        """Whether there is any, running or waiting. A worker that may rest says so."""
+        return True
+
+    def rest(self) -> None:
+        """Give the device's memory back: nobody has asked for anything in a while."""
+
+    def resume(self) -> None:
+        """Take it again: there is work."""
 
     @abstractmethod
     def fail_all(self, error: BaseException) -> None:
@@ -65,14 +78,24 @@ class Worker(ABC):
     def _run(self) -> None:
         try:
             with torch.inference_mode():
+                worked = time.monotonic()
                 while not self._stopping:
                     self._beat = begin = time.monotonic()
                     self._wake.clear()
-                    if self.step():
+                    if self.resting and self.has_work():
+                        self.resume()
+                        self.resting = False
+                    if not self.resting and self.step():
                         self.steps += 1
-                        self.busy_seconds += time.monotonic() - begin
-                    else:
-                        self._wake.wait(self._POLL_S)
+                        worked = time.monotonic()
+                        self.busy_seconds += worked - begin
+                        continue
+                    if self._idle_s is not None and not self.resting and begin - worked > self._idle_s:
+                        self.resting = not self.has_work()
+                        if self.resting:
+                            logger.info("The %s engine rests after %g s without work", self._name, self._idle_s)
+                            self.rest()
+                    self._wake.wait(self._POLL_S)
         except BaseException as error:
             self._failure = error
             logger.exception("The %s engine has ended", self._name)

@@ -1,9 +1,16 @@
 """Which device and number format this process computes in."""
 
+import logging
+
 import torch
 
+from chatterbox_engine.accel.cpu_linear import packs_bf16
 from chatterbox_engine.config import Precision
 from chatterbox_engine.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(wanted: str = "auto") -> tuple[torch.device, str]:
@@ -27,12 +34,25 @@ def pick_device(wanted: str = "auto") -> tuple[torch.device, str]:
 
 
 def t3_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """auto: bf16 on a GPU, where T3 is bound by reading weights; fp32 on a CPU."""
+    """auto: bf16 where the device multiplies it, since T3 is bound by reading weights; else fp32."""
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or packs_bf16() else torch.float32
+    return _dtype(precision, device)
 
 
-def s3gen_dtype(precision: Precision) -> torch.dtype:
-    """auto: fp32."""
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+def s3gen_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """auto: fp32. Raises InvalidRequest for fp16, in which the flow overflows: its masks add -1e10."""
+    if precision == "fp16":
+        raise InvalidRequest("S3Gen overflows in fp16. Use bf16, tf32 or fp32.", "s3gen.precision")
+    return torch.float32 if precision == "auto" else _dtype(precision, device)
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """tf32 is fp32 whose products a GPU rounds; PyTorch has it per process, so it holds for both stages there."""
+    if precision == "tf32":
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+            torch.backends.cudnn.conv.fp32_precision = "tf32"
+        else:
+            logger.warning("precision: tf32 is a GPU's; %s computes in fp32.", device)
+    return _DTYPES[precision]

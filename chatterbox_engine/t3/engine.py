@@ -2,16 +2,18 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from chatterbox_engine.accel.quantization import stored_bytes
 from chatterbox_engine.config import T3Switches
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.t3.model import T3Model
-from chatterbox_engine.t3.runner import Drawn, Runner
+from chatterbox_engine.t3.runner import Drawn, Runner, Shape
 from chatterbox_engine.t3.scheduler import Scheduler, Sequence
 from chatterbox_engine.t3.voice_prefix import VoicePrefixes
 from chatterbox_engine.types import VALID_TOKENS, SamplingParams, T3Voice
@@ -49,8 +51,10 @@ class T3Engine(Worker):
     On a GPU the host is one step behind: it launches a step, then reads the tokens of the one before.
     """
 
-    def __init__(self, model: T3Model, switches: T3Switches, max_waiting: int = 1024) -> None:
-        super().__init__("t3")
+    def __init__(
+        self, model: T3Model, switches: T3Switches, max_waiting: int = 1024, idle_s: float | None = None
+    ) -> None:
+        super().__init__("t3", idle_s)
         self._model = model
         self._switches = switches
         guard = switches.alignment_guard
@@ -80,6 +84,18 @@ class T3Engine(Worker):
     def position_bytes(self) -> int:
         """Bytes of the KV cache that a position of one row takes."""
         return self.runner.cache.position_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one decode step reads."""
+        return stored_bytes(self._model.layers) + stored_bytes(self._model.speech_head)
+
+    @torch.inference_mode()
+    def capture(self, progress: Callable[[str, list[Shape]], Iterable[Shape]]) -> None:
+        """Capture the steps of every batch and length, the largest first; before `start`. No-op without graphs."""
+        if self.runner.graphs.enabled:
+            for shape in progress("CUDA graphs", self.runner.shapes()):
+                self.runner.capture(shape)
 
     def submit(
         self, text: list[int], voice: T3Voice, params: SamplingParams, tokens_wanted: int | None = None
@@ -136,10 +152,20 @@ class T3Engine(Worker):
             self._decode(decoding)
         if prefill:
             self._prefill(prefill)
-        worked = bool(self._flying)
+        worked = bool(self._flying)  # a step that waits for its tokens is work, too
         while len(self._flying) > (self._ahead if decoding else 0):
             self._land(*self._flying.popleft())
         return worked or bool(prefill)
+
+    def has_work(self) -> bool:
+        return bool(self._jobs or self._arrivals)
+
+    def rest(self) -> None:
+        self._prefixes.clear()
+        self.runner.rest()
+
+    def resume(self) -> None:
+        self.runner.resume()
 
     def fail_all(self, error: BaseException) -> None:
         with self._lock:

@@ -16,8 +16,18 @@ class KVCache:
     """
 
     def __init__(self, spec: T3Spec, rows: int, positions: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.store = _zeros((spec.layers, 2, rows, spec.heads, positions + 1, spec.head_width), dtype, device)
+        self._shape = (spec.layers, 2, rows, spec.heads, positions + 1, spec.head_width)
+        self._dtype, self._device = dtype, device
         self.scratch = positions
+        self.store: Tensor
+        self.allocate()
+
+    def allocate(self) -> None:
+        self.store = _zeros(self._shape, self._dtype, self._device)
+
+    def free(self) -> None:
+        """Let go of the memory, and of all that is in it, until `allocate`."""
+        self.store = torch.empty(0, dtype=self._dtype)
 
     def write(self, layer: int, rows: Tensor, positions: Tensor, keys_values: Tensor) -> None:
         """rows (R,), positions (R, C); keys_values (R, C, 2, H, D)."""
@@ -43,8 +53,8 @@ class KVCache:
     @property
     def position_bytes(self) -> int:
         """Bytes that one position of one row takes."""
-        layers, both, _, heads, _, width = self.store.shape
-        return layers * both * heads * width * self.store.element_size()
+        layers, both, _, heads, _, width = self._shape
+        return layers * both * heads * width * self._dtype.itemsize
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

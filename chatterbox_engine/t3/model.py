@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatterbox_engine.accel.quantization import quantise
+from chatterbox_engine.config import CpuKernels, Quantization
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.conditioning import Conditioning
 from chatterbox_engine.t3.kv_cache import KVCache
@@ -39,7 +41,14 @@ class T3Model(nn.Module):
 
     @classmethod
     def from_weights(
-        cls, spec: T3Spec, weights: Weights, positions: int, dtype: torch.dtype, device: torch.device
+        cls,
+        spec: T3Spec,
+        weights: Weights,
+        positions: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization = "none",
+        cpu_kernels: CpuKernels = "auto",
     ) -> "T3Model":
         """Load the reference's tensors; `positions` is the longest row. Raises ModelUnavailable."""
         with torch.device("meta"):
@@ -49,7 +58,8 @@ class T3Model(nn.Module):
         if spec.backbone == "llama":
             cos, sin = rope_tables(spec.rope, spec.head_width, positions + 1)
             model.cos, model.sin = cos.to(dtype), sin.to(dtype)
-        return model.to(device)
+        quantise(model, quantization, device, cpu_kernels, head="speech_head", whole="cond_enc")
+        return model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,6 +110,10 @@ class T3Model(nn.Module):
         x = self.speech_emb(tokens)
         return x + self.speech_pos_emb(positions) if self.spec.learned_positions else x
 
+    def placed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x (..., W) with the GPT-2's positions (...) of the whole sequence; the Llama turns its queries instead."""
+        return x + self.pos_emb(positions) if self.spec.backbone == "gpt2" else x
+
     def forward(
         self,
         x: Tensor,
@@ -119,9 +133,8 @@ class T3Model(nn.Module):
         (R, C, L) of the aligned heads, in fp32 and averaged.
         """
         place: Place = None
-        if self.spec.backbone == "gpt2":
-            x = x + self.pos_emb(positions)
-        else:
+        x = self.placed(x, positions)
+        if self.spec.backbone == "llama":
             place = self.cos[positions].unsqueeze(2), self.sin[positions].unsqueeze(2)
         followed: list[Tensor] = []
         for index, layer in enumerate(self.layers):

@@ -8,12 +8,18 @@ from torch import Tensor
 from chatterbox_engine.accel.attention import AttentionKernel
 from chatterbox_engine.accel.compile import compiled
 from chatterbox_engine.accel.graphs import Graphs
+from chatterbox_engine.accel.memory import give_back
 from chatterbox_engine.config import T3Switches
 from chatterbox_engine.t3.batch import Batch
 from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model
+from chatterbox_engine.t3.native_step import NativeStep
 from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
+
+
+Shape = tuple[int, int, int, bool]
+"""Of a decode step: rows, slots that draw, places read, and whether a filter needs the logits sorted."""
 
 
 class Drawn:
@@ -48,6 +54,7 @@ class Runner:
         self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, guard, self.device)
         self.graphs = Graphs(self.device, switches.cuda_graphs and not switches.exact)
         self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)
+        self._native = NativeStep(model, self.cache) if NativeStep.runs(model) else None
         self._index = torch.zeros(4, rows, dtype=torch.int64, device=self.device)
         """Slot of each row; slots that draw, and their two rows among those computed. Where graphs read them."""
         self._arranged: tuple[object, ...] = ()
@@ -56,6 +63,18 @@ class Runner:
                 assert isinstance(layer, LlamaLayer | GPT2Layer)
                 for part in ("queries_keys_values", "finish"):
                     setattr(layer, part, compiled(getattr(layer, part), switches.compile, "T3's layers"))
+
+    def rest(self) -> None:
+        """Move the weights to the host and let go of the cache and of what was captured."""
+        self.graphs.clear()
+        self.cache.free()
+        self.model.to("cpu")
+        give_back(self.device)
+
+    def resume(self) -> None:
+        """Undo `rest`. Graphs are captured again as their shapes come up."""
+        self.model.to(self.device)
+        self.cache.allocate()
 
     def prefill(self, rows: list[int], starts: list[int], prompts: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Write a part of several prompts: row r gets prompts[r] (C_r, W) from position starts[r] on.
@@ -133,11 +152,18 @@ class Runner:
         self._arrange(owners, slots, pairs, shape[0], shape[1])
         return Drawn(self.graphs.run(shape, lambda: self._step(*shape, masked=True)), len(slots))
 
-    def shape(self, rows: int, slots: int, length: int, sort: bool) -> tuple[int, int, int, bool]:
+    def shape(self, rows: int, slots: int, length: int, sort: bool) -> Shape:
         """The captured shape that a step of so many rows, slots and places runs in."""
         streams = next(size for size in self.stream_sizes() if size >= max(slots, -(-rows // self.width)))
         wide = streams if rows <= streams else self.width * streams
         return wide, streams, next(size for size in self.lengths() if size >= length), sort
+
+    def shapes(self) -> list[Shape]:
+        """All that `shape` may give, the largest first."""
+        width = self.width
+        rows = sorted({(size * wide, size) for size in self.stream_sizes() for wide in (1, width)}, reverse=True)
+        lengths = sorted(self.lengths(), reverse=True)
+        return [(*own, length, sort) for own in rows for length in lengths for sort in (False, True)]
 
     @property
     def width(self) -> int:
@@ -156,7 +182,7 @@ class Runner:
             return [most]
         return sorted({size for size in (*range(128, 513, 128), *range(768, most, 256)) if size < most} | {most})
 
-    def capture(self, shape: tuple[int, int, int, bool]) -> None:
+    def capture(self, shape: Shape) -> None:
         """Capture the step of one shape, run over nobody's slot."""
         nobody = self.batch.nobody
         self._arrange([nobody] * shape[0], [nobody] * shape[1], [(0, 0)] * shape[1])
@@ -197,16 +223,21 @@ class Runner:
         owners = self._index[0, :rows]
         positions = batch.lengths[owners][:, None]
         mask = None
-        if masked:
+        if masked and self._native is None:
             mask = torch.arange(length, device=self.device) <= positions[:, None, :, None]
-        x = self.model.embed_speech(batch.tokens[owners], batch.steps[owners])[:, None]
-        with self._attention():
-            hidden, attention = self.model(
-                x, positions, self.cache, torch.arange(first_row, first_row + rows, device=self.device),
-                slice(first_row, first_row + rows), length, mask, causal=False, aligned=batch.guard is not None,
-            )  # fmt: skip
+        x = self.model.embed_speech(batch.tokens[owners], batch.steps[owners])
+        attention: Tensor | None
+        if self._native is not None:
+            hidden, attention = self._native(self.model.placed(x, positions[:, 0]), positions[:, 0], first_row, length)
+        else:
+            with self._attention():
+                made, attention = self.model(
+                    x[:, None], positions, self.cache, torch.arange(first_row, first_row + rows, device=self.device),
+                    slice(first_row, first_row + rows), length, mask, causal=False, aligned=batch.guard is not None,
+                )  # fmt: skip
+            hidden = made[:, 0]
         index = self._index[1:, :slots]
-        logits = self.model.logits(hidden[:, 0])
+        logits = self.model.logits(hidden)
         return self._draw(index[0], index[1], index[2], logits, attention, sort, False, generators)
 
     def _draw(

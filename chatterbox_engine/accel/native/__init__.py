@@ -1,0 +1,96 @@
+"""The CPU's own kernels: `decode.c`, compiled for this processor at first use and kept."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+logger = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("decode.c")
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffast-math", "-fno-finite-math-only", "-fPIC", "-std=gnu11")
+
+
+class Linear(ctypes.Structure):
+    """A packed linear layer, as decode.c has it."""
+
+    _fields_ = (
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("digits", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
+class Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, Linear) for name in ("qkv", "out", "up", "down")),
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "attention_norm_bias", "mlp_norm", "mlp_norm_bias")),
+    )
+
+
+class Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("layers", "width", "heads", "mlp_width", "llama")),
+        ("eps", ctypes.c_float),
+        ("layer", ctypes.POINTER(Layer)),
+        *((name, ctypes.c_void_p) for name in ("norm", "norm_bias", "cos", "sin")),
+    )
+
+
+class Cache(ctypes.Structure):
+    _fields_ = (("store", ctypes.c_void_p), ("rows", ctypes.c_int64), ("positions", ctypes.c_int64))
+
+
+@cache
+def kernels() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where this processor or machine cannot have them, which is said once."""
+    if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
+        return None
+    try:
+        library = ctypes.CDLL(str(_built()))
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", "") or str(error)
+        logger.warning("cpu_kernels: decode.c could not be compiled (%s); PyTorch's run instead.", detail.strip()[:300])
+        return None
+    library.prepare(1)
+    return library
+
+
+def _built() -> Path:
+    """The shared library, compiled unless it is there. Raises OSError, CalledProcessError."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise OSError("there is no C compiler: install gcc")
+    target = subprocess.run(
+        [compiler, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False
+    )
+    what = (_SOURCE.read_text(), *_FLAGS, target.stdout, platform.machine())
+    folder = user_cache_path("chatterbox-serve") / "native"
+    library = folder / f"decode-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.so"
+    if library.is_file():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        compiled, linked = Path(scratch) / "decode.o", Path(scratch) / "decode.so"
+        commands = (
+            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(compiled)],
+            # Linked without -ffast-math, which would set the whole process's floating-point modes.
+            [compiler, "-shared", "-fopenmp", str(compiled), "-o", str(linked), "-lm"],
+        )
+        for command in commands:
+            subprocess.run(command, capture_output=True, text=True, check=True)
+        os.replace(linked, library)  # whole or not at all: replicas may compile side by side
+    return library

@@ -1,0 +1,65 @@
+"""Linear layers over the CPU's own kernels, in bf16 or 8 bits."""
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chatterbox_engine.accel import native
+
+_BLOCK = 16
+"""Outputs that lie together."""
+_LARGEST = 127
+
+
+class NativeLinear(nn.Module):
+    """(..., in) -> (..., out) over packed weights.
+
+    Weights are in bf16 (`digits` 0), or in 8 bits, symmetric, with a scale for each output. Then each row of
+    activations has a scale of its own and is cut into one or two 8-bit digits, whose products are summed exactly: a
+    row's result does not depend on the rows beside it. Two digits leave the rounding of the weights alone.
+    """
+
+    def __init__(self, linear: nn.Linear, digits: int) -> None:
+        """Raises ValueError where the layer's inputs do not fill whole tiles of 64 bytes."""
+        super().__init__()
+        weight = linear.weight.detach()
+        self.out, inputs = weight.shape
+        if inputs % 64:
+            raise ValueError(f"{inputs} inputs are no multiple of 64")
+        missing = -self.out % _BLOCK
+        self._scale = self._sums = None
+        if digits:
+            wide = weight.float()
+            self._scale = (wide.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST).contiguous()
+            rounded = (wide / self._scale[:, None]).round().to(torch.int8)
+            self._sums = F.pad(rounded.sum(dim=1, dtype=torch.int32), (0, missing))
+            self._packed = _packed(F.pad(rounded, (0, 0, 0, missing)), 4)
+        else:
+            self._packed = _packed(F.pad(weight.bfloat16(), (0, 0, 0, missing)), 2)
+        self._bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
+        own = (self._packed, self._scale, self._sums, self._bias)
+        self.weight_bytes = sum(tensor.nbytes for tensor in own if tensor is not None)
+        self.struct = native.Linear(self.out, inputs, digits, *(pointer(tensor) for tensor in own))
+        kernels = native.kernels()
+        assert kernels is not None
+        self._kernel = kernels.linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
+        made = torch.empty(len(rows), self.out)
+        arguments = pointer(rows), ctypes.c_int64(len(rows)), pointer(made)
+        if self._kernel(ctypes.byref(self.struct), *arguments) != 0:
+            raise MemoryError("A linear layer's activations do not fit in memory.")
+        return made.to(x.dtype).view(*x.shape[:-1], self.out)
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a contiguous tensor's data lie; None is NULL."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _packed(weight: Tensor, together: int) -> Tensor:
+    """(out, in) as blocks of 16 outputs, within a block `together` inputs of each output side by side."""
+    return weight.view(len(weight) // _BLOCK, _BLOCK, -1, together).transpose(1, 2).contiguous()

@@ -1,0 +1,79 @@
+"""A decode step's transformer by the CPU's own kernels: every layer in one call."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from chatterbox_engine.accel import native
+from chatterbox_engine.accel.native_linear import NativeLinear, pointer
+from chatterbox_engine.t3.kv_cache import KVCache
+from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
+from chatterbox_engine.t3.model import T3Model
+
+_HEAD_WIDTH = 64
+"""The only one that the kernels are written for."""
+
+
+class NativeStep:
+    """`T3Model.forward` for one new position of each row, over a bf16 cache and packed weights; sums in fp32."""
+
+    def __init__(self, model: T3Model, cache: KVCache) -> None:
+        kernels = native.kernels()
+        assert kernels is not None
+        self._decode = kernels.decode
+        self._model = model
+        self._cache = cache
+        self._kept: list[Tensor] = []  # what the structures point into
+        spec = model.spec
+        layers = [self._layer(layer) for layer in model.layers]
+        self._layers = (native.Layer * len(layers))(*layers)
+        cos, sin = (self._keep(table) for table in (model.cos, model.sin))
+        norm, norm_bias = self._norm(model.norm)
+        self._struct = native.Model(
+            spec.layers, spec.width, spec.heads, spec.mlp_width, int(spec.backbone == "llama"), spec.norm_eps,
+            self._layers, norm, norm_bias, cos, sin,
+        )  # fmt: skip
+        self._aligned = torch.tensor(spec.aligned_heads, dtype=torch.int64).reshape(-1, 2)
+
+    @staticmethod
+    def runs(model: T3Model) -> bool:
+        """The kernels are there, and fit the model as it was loaded."""
+        packed = all(isinstance(layer.qkv, NativeLinear) for layer in model.layers)
+        return model.spec.head_width == _HEAD_WIDTH and model.dtype == torch.bfloat16 and packed
+
+    def __call__(self, x: Tensor, positions: Tensor, first_row: int, length: int) -> tuple[Tensor, Tensor]:
+        """x (R, W) at positions (R,) of the rows from first_row on.
+
+        Returns the normed hidden states (R, W) and the aligned heads' attention (R, 1, length), averaged.
+        """
+        rows, width = x.shape
+        x = x.float().contiguous()
+        positions = positions.contiguous()
+        hidden = torch.empty(rows, width)
+        followed = torch.empty(len(self._aligned), rows, length)
+        store = self._cache.store
+        cache = native.Cache(pointer(store), store.shape[2], store.shape[4])
+        failed = self._decode(
+            ctypes.byref(self._struct), ctypes.byref(cache), pointer(x), pointer(positions), ctypes.c_int64(first_row),
+            ctypes.c_int64(rows), pointer(hidden), pointer(self._aligned), ctypes.c_int64(len(self._aligned)),
+            pointer(followed), ctypes.c_int64(length),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("A decode step's activations do not fit in memory.")
+        return hidden, followed.mean(dim=0)[:, None]
+
+    def _layer(self, layer: torch.nn.Module) -> native.Layer:
+        assert isinstance(layer, LlamaLayer | GPT2Layer)
+        up = layer.gate_up if isinstance(layer, LlamaLayer) else layer.up
+        linears = [part.struct for part in (layer.qkv, layer.out, up, layer.down) if isinstance(part, NativeLinear)]
+        return native.Layer(*linears, *self._norm(layer.attention_norm), *self._norm(layer.mlp_norm))
+
+    def _norm(self, norm: torch.nn.Module) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+        bias = getattr(norm, "bias", None)
+        return self._keep(norm.weight), pointer(None) if bias is None else self._keep(bias)
+
+    def _keep(self, tensor: Tensor | torch.nn.Module) -> ctypes.c_void_p:
+        assert isinstance(tensor, Tensor)
+        self._kept.append(tensor.detach().float().contiguous())
+        return pointer(self._kept[-1])
