@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from chatterbox_engine.config import EngineConfig, S3GenSwitches, T3Switches
+from chatterbox_engine.config import PROFILES, EngineConfig, S3GenSwitches, T3Switches
 from chatterbox_engine.errors import InvalidRequest
 
 
@@ -17,6 +17,11 @@ def test_the_profiles() -> None:
     assert reference.t3.exact
     assert (reference.t3.precision, reference.s3gen.precision) == ("fp32", "fp32")
     assert not EngineConfig().t3.exact
+    assert reference.t3.quantization == "none"
+    assert not reference.t3.cuda_graphs
+    for name in PROFILES:
+        assert isinstance(EngineConfig.profile(name), EngineConfig)
+    assert EngineConfig.profile("throughput").t3.max_streams > EngineConfig.profile("low-vram").t3.max_streams
 
 
 @pytest.mark.parametrize(
@@ -26,7 +31,7 @@ def test_the_profiles() -> None:
         ("balanced", {"compile_everything": True}, "compile_everything"),
         ("balanced", {"t3": {"layers": 3}}, "t3.layers"),
         ("balanced", {"s3gen": {"exact": True}}, "s3gen.exact"),
-        ("balanced", {"t3": {"precision": "fp16"}}, "t3.precision"),
+        ("balanced", {"t3": {"precision": "fp8"}}, "t3.precision"),
         ("balanced", {"t3": {"max_streams": 0}}, "t3.max_streams"),
         ("balanced", {"t3": {"max_positions": 10**6}}, "t3.max_positions"),
         ("balanced", {"t3": 3}, "t3"),

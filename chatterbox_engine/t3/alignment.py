@@ -31,7 +31,7 @@ class AlignmentGuard:
         """Tokens of the text, its marks included."""
         self._frames = torch.zeros(**count)
         self._position = torch.zeros(**count)
-        self._started = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.started = torch.zeros(slots, dtype=torch.bool, device=device)
         self._complete = torch.zeros(slots, dtype=torch.bool, device=device)
         self._first = torch.zeros(**amount)
         """Strongest attention so far to the text's first four tokens."""
@@ -79,7 +79,7 @@ class AlignmentGuard:
         newest_end = strongest(end, row)
         recent_end = torch.maximum(newest_end, strongest(end, rows[:, 0]))
         recent_end = torch.maximum(recent_end, self._previous_end[slots])
-        started = self._started[slots] | ~((recent_end > 0.1) | (first < 0.5))
+        started = self.started[slots] | ~((recent_end > 0.1) | (first < 0.5))
 
         was_complete = self._complete[slots]
         complete = was_complete | (position >= text - 3)
@@ -100,7 +100,7 @@ class AlignmentGuard:
 
         self._frames[slots] = frames + 1
         self._position[slots] = position
-        self._started[slots] = started
+        self.started[slots] = started
         self._complete[slots] = complete
         self._first[slots] = first
         self._previous_end[slots] = newest_end

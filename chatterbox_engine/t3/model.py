@@ -55,9 +55,9 @@ class T3Model(nn.Module):
             model = cls(spec)
         load(model, _GPT2Names(weights) if spec.backbone == "gpt2" else _LlamaNames(weights), dtype=dtype)
         load(model.cond_enc, weights, "cond_enc.")  # stays in fp32: it is small, and runs once a voice
-        if spec.backbone == "llama":
-            cos, sin = rope_tables(spec.rope, spec.head_width, positions + 1)
-            model.cos, model.sin = cos.to(dtype), sin.to(dtype)
+        turned = positions + 1 if spec.backbone == "llama" else 0
+        cos, sin = rope_tables(spec.rope, spec.head_width, turned)
+        model.cos, model.sin = cos.to(dtype), sin.to(dtype)
         quantise(model, quantization, device, cpu_kernels, head="speech_head", whole="cond_enc")
         return model
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from chatterbox_engine.accel.cpu_linear import packs_bf16
 from chatterbox_engine.accel.device import pick_device, s3gen_dtype, t3_dtype
 from chatterbox_engine.errors import InvalidRequest
 
@@ -30,12 +31,20 @@ def test_no_cuda_device(wanted: str) -> None:
         pick_device(wanted)
 
 
-def test_number_formats() -> None:
-    assert (t3_dtype("auto", CPU), t3_dtype("auto", CUDA)) == (torch.float32, torch.bfloat16)
-    for device in (CPU, CUDA):
-        assert (t3_dtype("fp32", device), t3_dtype("bf16", device)) == (torch.float32, torch.bfloat16)
-    assert [s3gen_dtype(precision) for precision in ("auto", "fp32", "bf16")] == [
-        torch.float32,
-        torch.float32,
-        torch.bfloat16,
-    ]
+def test_number_formats(caplog: pytest.LogCaptureFixture) -> None:
+    assert t3_dtype("auto", CUDA) == torch.bfloat16
+    assert t3_dtype("auto", CPU) == (torch.bfloat16 if packs_bf16() else torch.float32)
+    assert [t3_dtype(wanted, CPU) for wanted in ("fp32", "bf16", "fp16")] == [
+        torch.float32, torch.bfloat16, torch.float16,
+    ]  # fmt: skip
+    assert [s3gen_dtype(wanted, CPU) for wanted in ("auto", "fp32", "bf16")] == [
+        torch.float32, torch.float32, torch.bfloat16,
+    ]  # fmt: skip
+    assert t3_dtype("tf32", CPU) == torch.float32
+    assert "tf32" in caplog.text
+
+
+def test_what_overflows_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="overflows in fp16") as caught:
+        s3gen_dtype("fp16", CPU)
+    assert caught.value.param == "s3gen.precision"

@@ -1,0 +1,74 @@
+"""The CPU's own linear layers against float64, with tiles and without."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from chatterbox_engine.accel import native
+from chatterbox_engine.accel.native_linear import NativeLinear
+
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no AVX512-BF16 with VNNI here, or no C compiler")
+
+
+@pytest.fixture(params=[True, False], ids=["amx", "avx512"])
+def tiles(request: pytest.FixtureRequest) -> Iterator[bool]:
+    kernels = native.kernels()
+    assert kernels is not None
+    if kernels.prepare(int(request.param)) != int(request.param):
+        pytest.skip("this processor has no AMX")
+    yield request.param
+    kernels.prepare(1)
+
+
+def layer(inputs: int, outputs: int, bias: bool, seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(inputs, outputs, bias=bias).requires_grad_(False)
+
+
+@pytest.mark.parametrize(("digits", "tolerance"), [(0, 4e-3), (1, 2e-2), (2, 8e-3)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 16, 31, 32, 33, 64, 65, 130])
+def test_products_are_those_of_float64(tiles: bool, rows: int, digits: int, tolerance: float, bias: bool) -> None:
+    """19 outputs do not fill their blocks."""
+    linear = layer(192, 19, bias)
+    x = torch.randn(rows, 192, generator=torch.Generator().manual_seed(rows))
+    expected = linear.double()(x.double())
+    own = NativeLinear(linear.float(), digits)(x)
+    assert own.shape == expected.shape
+    assert (own - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+@given(rows=st.integers(1, 70), picked=st.integers(0, 69), seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_in_8_bits_a_row_does_not_depend_on_those_beside_it(digits: int, rows: int, picked: int, seed: int) -> None:
+    own = NativeLinear(layer(128, 48, True), digits)
+    x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(seed)) * torch.logspace(-3, 3, rows)[:, None]
+    row = picked % rows
+    assert torch.equal(own(x)[row], own(x[row : row + 1])[0])
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_sums_of_integers_are_exact(tiles: bool, digits: int) -> None:
+    """Weights and activations that 8 bits hold come out as they are, whatever their sum."""
+    generator = torch.Generator().manual_seed(1)
+    linear = layer(256, 32, False)
+    weight = torch.randint(-127, 128, (32, 256), generator=generator).float()
+    weight[:, 0] = 127  # so that the scale is 1
+    linear.weight.data = weight
+    x = torch.randint(-127, 128, (5, 256), generator=generator).float()
+    x[:, 0] = 127
+    assert (NativeLinear(linear, digits)(x) - x @ weight.t()).abs().max() <= 1.0  # of sums up to four millions
+
+
+def test_shape_and_type_are_kept_and_odd_widths_refused() -> None:
+    own = NativeLinear(layer(64, 16, True), 2)
+    assert own(torch.zeros(2, 3, 64, dtype=torch.bfloat16)).shape == (2, 3, 16)
+    assert own(torch.zeros(1, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert own(torch.zeros(1, 64)).isfinite().all()
+    with pytest.raises(ValueError, match="64"):
+        NativeLinear(layer(65, 16, False), 0)

@@ -1,0 +1,88 @@
+"""The alignment guard against chatterbox-tts's analyzer, on the same attention."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatterbox_engine.spec import T3Spec
+from chatterbox_engine.t3.alignment import AlignmentGuard
+
+SPEC = T3Spec(aligned_heads=((0, 0),))
+VOCABULARY = 6570
+walks = st.lists(
+    st.tuples(st.integers(-9, 9), st.floats(0.05, 1.0), st.integers(0, 5)), min_size=30, max_size=90
+)  # step of the place attended to, how sharply, the token drawn
+
+
+@pytest.fixture(scope="module")
+def analyzer() -> Any:
+    """Makes the reference's analyzer without the model whose layers it would listen to."""
+    from chatterbox.models.t3.inference.alignment_stream_analyzer import AlignmentStreamAnalyzer
+
+    class Deaf(AlignmentStreamAnalyzer):
+        def _add_attention_spy(self, *_: object) -> None:
+            pass
+
+    return lambda begin, text: Deaf(None, None, (begin, begin + text), eos_idx=SPEC.stop_speech)
+
+
+def attention(walk: list[tuple[int, float, int]], begin: int, text: int, seed: int) -> list[torch.Tensor]:
+    """Rows (places so far,) of a wanderer through the text: two at first, then one a step."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, at = [], 0
+    for step, (move, sharp, _) in enumerate(walk):
+        at = min(max(at + move, 0), text - 1) if move < 8 else text - 1
+        length = begin + text + 2 + step
+        row = torch.rand(length, generator=generator).softmax(-1) * (1 - sharp)
+        row[begin + at] += sharp
+        rows.append(row)
+    return rows
+
+
+@given(walk=walks, text=st.integers(6, 30), begin=st.integers(0, 40), slow=st.booleans(), seed=st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+def test_every_decision_is_the_analyzers(
+    analyzer: Any, walk: list[tuple[int, float, int]], text: int, begin: int, slow: bool, seed: int
+) -> None:
+    """Two streams at once, the other one wandering elsewhere; the decisions are all in the logits."""
+    if slow:  # one that goes on steadily, so that it gets to the end and stays there
+        walk = [(int(step % 2 == 0), sharp, token) for step, (_, sharp, token) in enumerate(walk * 2)]
+    rows = attention(walk, begin, text, seed)
+    reference = analyzer(begin, text)
+    guard = AlignmentGuard(SPEC, 3, torch.device("cpu"))
+    guard.join(2, 5, 9)
+    guard.join(1, begin, text)
+    slots = torch.tensor([1, 2])
+    token = SPEC.start_speech
+    for step, (row, (_, _, drawn)) in enumerate(zip(rows, walk, strict=True)):
+        logits = torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(step))
+        first = step == 0
+        # The analyzer takes whole maps at first: rows up to the end of the text, which it drops, then the two.
+        chunk = torch.cat((torch.zeros(begin + text, len(row)), row[None], row[None])) if first else row[None]
+        reference.last_aligned_attns = [chunk] * 3
+        expected = reference.step(logits.clone(), next_token=token)
+        seen = row.expand(2, 2 if first else 1, -1)
+        other = torch.cat((logits, torch.randn(1, VOCABULARY)))
+        own = guard.apply(other, seen, slots, torch.tensor([token, 4]))
+        assert torch.equal(own[:1], expected)
+        assert bool(guard.started[1]) == reference.started
+        token = drawn
+
+
+def test_a_slot_begins_anew_with_each_stream() -> None:
+    guard = AlignmentGuard(SPEC, 2, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, VOCABULARY, generator=generator)
+    rows = attention([(1, 0.9, 0)] * 40, 3, 12, 0)
+    slots, token = torch.tensor([0]), torch.tensor([7])
+
+    def run() -> list[torch.Tensor]:
+        guard.join(0, 3, 12)
+        made = [guard.apply(logits, rows[0].expand(1, 2, -1), slots, token)]
+        return made + [guard.apply(logits, row[None, None], slots, token) for row in rows[1:]]
+
+    for own, again in zip(run(), run(), strict=True):
+        assert torch.equal(own, again)
