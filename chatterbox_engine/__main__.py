@@ -11,8 +11,9 @@ import soundfile
 from torch import Tensor
 
 from chatterbox_engine.errors import ChatterboxError, InvalidRequest
-from chatterbox_engine.tts import OptimizedChatterboxTTS, StreamingMetrics
+from chatterbox_engine.tts import OptimizedChatterboxTTS
 from chatterbox_engine.types import SAMPLE_RATE
+from chatterbox_engine.utterance import StreamingMetrics
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,26 +1,31 @@
-"""Where a model comes from: hub id, folder, the bundled demo, or dummy weights -> spec, tensors, tokenizer, voice."""
+"""Where a model comes from: name, hub id, folder, demo or dummy weights -> its spec, tensors, tokenizer and voice."""
 
 import json
 import logging
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
 from chatterbox_engine.errors import ModelUnavailable
 from chatterbox_engine.spec import SPECS, ModelSpec
-from chatterbox_engine.text import TextTokenizer
+from chatterbox_engine.text import TextTokenizer, gpt2, stand_in
+from chatterbox_engine.text.cangjie import Cangjie
 from chatterbox_engine.types import FRAMES_PER_TOKEN
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice
 from chatterbox_engine.voice_encoder import VoiceEncoder
 from chatterbox_engine.weights import RandomWeights, SafetensorsWeights, StateDictWeights, Weights
 
 if TYPE_CHECKING:
+    from chatterbox.mtl_tts import ChatterboxMultilingualTTS
     from chatterbox.tts import ChatterboxTTS
+    from chatterbox.tts_turbo import ChatterboxTurboTTS
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +33,15 @@ HUB_MODEL = "ResembleAI/chatterbox"
 _HUB_ANSWER_S = 10.0
 """Seconds without an answer after which the hub counts as out of reach."""
 DEMO = Path(__file__).parent / "demo"
-T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3_cfg.safetensors", "s3gen.safetensors", "ve.safetensors"
-TOKENIZER_FILE, VOICE_FILE, CONFIG_FILE = "tokenizer.json", "conds.pt", "config.json"
-_OTHER_FAMILIES = {
-    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
-    "t3_nano_v1.safetensors": "Chatterbox Nano",
-    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
-}
+T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3", "s3gen", "voice_encoder"
+"""Files of weights by their field in FilesSpec, which says what they are called."""
+CONFIG_FILE = "config.json"
+FAMILY = ("chatterbox", "chatterbox-multilingual", "chatterbox-multilingual-v3", "chatterbox-turbo", "chatterbox-nano")
+"""Every model that has a name. In a folder that holds several, the first of these is taken."""
 WAYS_OUT = (
-    "Ways out: `demo` (bundled, no download), `dummy:chatterbox` (full size, random weights), "
-    f"`{HUB_MODEL}` (needs the network once), or a folder with {T3_FILE}, {S3GEN_FILE}, {VOICE_ENCODER_FILE} "
-    f"and {TOKENIZER_FILE}."
+    "Ways out: `demo` (bundled, no download); `dummy:chatterbox` (full size, random weights) or another dummy; "
+    f"{', '.join(f'`{name}`' for name in FAMILY)}, or `{HUB_MODEL}` or another hub id (which need the network once); "
+    "or a folder in the hub's layout, with #NAME after it where it holds several models."
 )
 
 
@@ -67,7 +70,9 @@ class Checkpoint:
 
 
 def find(model: str, device: str) -> Checkpoint:
-    """Resolve `auto`, `demo`, `dummy:NAME`, a folder, or a hub id (which downloads on first use).
+    """Resolve `auto`, `demo`, `dummy:NAME`, a NAME of FAMILY, a folder, or a hub id (which downloads on first use).
+
+    A folder or a hub id may have `#NAME` after it; without, the files there say which model it is.
 
     Raises ModelUnavailable naming what is missing, where it was looked for, and the ways out.
     """
@@ -77,126 +82,213 @@ def find(model: str, device: str) -> Checkpoint:
         return _seeded(model, _read_spec(DEMO / CONFIG_FILE))
     if model.startswith("dummy:"):
         return _dummy(model)
-    folder = Path(os.path.expanduser(model))
+    if model in FAMILY:
+        return _open(model, _download(_named(model).hub or model, model), model)
+    place, _, name = model.rpartition("#")
+    if name not in FAMILY:
+        place, name = model, ""
+    folder = Path(os.path.expanduser(place))
     if not folder.is_dir():
-        if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-            raise ModelUnavailable(f"There is no folder {model} and no model of that name. {WAYS_OUT}")
-        folder = _download(model)
-    return _open(model, folder)
+        if folder.is_absolute() or place.startswith((".", "~")) or place.count("/") != 1:
+            raise ModelUnavailable(f"There is no folder {place} and no model of that name. {WAYS_OUT}")
+        name = name or next((known for known in FAMILY if _named(known).hub == place), "")
+        folder = _download(place, name)
+    return _open(model, folder, name)
 
 
-def from_reference(model: "ChatterboxTTS") -> Checkpoint:
-    """A ChatterboxTTS in memory; its tensors are shared where they can be, and it is left as it is.
+def from_reference(model: "ChatterboxTTS | ChatterboxMultilingualTTS | ChatterboxTurboTTS") -> Checkpoint:
+    """A model of chatterbox-tts in memory; its tensors are shared where they can be, and it is left as it is.
 
-    Its depths are read off its modules. Raises ModelUnavailable for another family's model.
+    Its depths are read off its modules.
     """
-    if model.t3.is_gpt or model.t3.hp.is_multilingual:
-        raise ModelUnavailable(f"{type(model).__name__} is not served yet: from_reference takes a ChatterboxTTS.")
-    spec = _depths_of(model, _read_spec(SPECS / "chatterbox.json"))
+    spec = _dimensions_of(model)
+    kind = type(model).__name__
     modules = {T3_FILE: model.t3, S3GEN_FILE: model.s3gen, VOICE_ENCODER_FILE: model.ve}
+
+    def tokenizer() -> TextTokenizer:
+        own: Any = model.tokenizer
+        if spec.tokenizer == "gpt2":
+            return TextTokenizer(own.backend_tokenizer, spec, f"the {kind}'s tokenizer")
+        cangjie = Cangjie.from_converter(own.cangjie_converter) if spec.files.cangjie else None
+        return TextTokenizer(own.tokenizer, spec, f"the {kind}'s tokenizer", cangjie)
+
     return Checkpoint(
-        "ChatterboxTTS in memory",
+        f"{kind} in memory",
         spec,
-        weights=lambda file: StateDictWeights(modules[file].state_dict(), f"the ChatterboxTTS's {file}"),
-        tokenizer=lambda: TextTokenizer(model.tokenizer.tokenizer, spec.t3, "the ChatterboxTTS's tokenizer"),
+        weights=lambda file: StateDictWeights(modules[file].state_dict(), f"the {kind}'s {file}"),
+        tokenizer=tokenizer,
         voice=lambda: Voice.from_conditionals(model.conds, "conds", spec.name) if model.conds is not None else None,
     )
 
 
-def _depths_of(model: "ChatterboxTTS", spec: ModelSpec) -> ModelSpec:
-    """The spec with the numbers of layers, blocks and stages that the model has."""
-    encoder, estimator = model.s3gen.flow.encoder, model.s3gen.flow.decoder.estimator
-    tokenizer = model.s3gen.tokenizer.config
-    own = {
-        "t3": {"layers": len(model.t3.tfmr.layers)},
-        "s3gen": {
-            "encoder": {"blocks": len(encoder.encoders), "up_blocks": len(encoder.up_encoders)},
-            "estimator": {"mid_stages": len(estimator.mid_blocks), "stage_blocks": len(estimator.down_blocks[0][1])},
-        },
-        "speech_tokenizer": {
-            "width": tokenizer.n_audio_state,
-            "heads": tokenizer.n_audio_head,
-            "layers": tokenizer.n_audio_layer,
-        },
+def _dimensions_of(model: Any) -> ModelSpec:
+    """The spec of a model in memory, with the numbers of layers, blocks and stages that it has."""
+    t3, estimator = model.t3, model.s3gen.flow.decoder.estimator
+    encoder, tokenizer = model.s3gen.flow.encoder, model.s3gen.tokenizer.config
+    own: dict[str, Any]
+    if t3.is_gpt:
+        config = t3.tfmr.config
+        spec = _named("chatterbox-nano" if config.n_embd <= _named("chatterbox-nano").t3.width else "chatterbox-turbo")
+        own = {
+            "layers": len(t3.tfmr.h),
+            "width": config.n_embd,
+            "heads": config.n_head,
+            "head_width": config.n_embd // config.n_head,
+            "mlp_width": config.n_inner or 4 * config.n_embd,
+            "gpt2_positions": config.n_positions,
+        }
+    else:
+        spec = _named("chatterbox-multilingual" if t3.hp.is_multilingual else "chatterbox")
+        layers = len(t3.tfmr.layers)
+        aligned = tuple(head for head in spec.t3.aligned_heads if head[0] < layers)
+        own = {
+            "layers": layers,
+            "aligned_heads": aligned,
+            "alignment_guard": spec.t3.alignment_guard and aligned == spec.t3.aligned_heads,
+        }
+    s3gen = {
+        "encoder": {"blocks": len(encoder.encoders), "up_blocks": len(encoder.up_encoders)},
+        "estimator": {"mid_stages": len(estimator.mid_blocks), "stage_blocks": len(estimator.down_blocks[0][1])},
     }
-    return ModelSpec.model_validate({**spec.model_dump(exclude_unset=True), **own})
+    speech_tokenizer = {
+        "width": tokenizer.n_audio_state,
+        "heads": tokenizer.n_audio_head,
+        "layers": tokenizer.n_audio_layer,
+    }
+    given = spec.model_dump()
+    return ModelSpec.model_validate(
+        {
+            **given,
+            "t3": {**given["t3"], **own},
+            "s3gen": {**given["s3gen"], **{part: {**given["s3gen"][part], **sizes} for part, sizes in s3gen.items()}},
+            "speech_tokenizer": {**given["speech_tokenizer"], **speech_tokenizer},
+        }
+    )
 
 
 def _seeded(model: str, spec: ModelSpec) -> Checkpoint:
-    """A model whose weights are drawn from a seed, with the bundled tokenizer."""
+    """A model whose weights are drawn from a seed; its tokenizer is bundled, or one of the same kind stands in."""
     assert spec.random_weights is not None
     seed = spec.random_weights.seed
+
+    def tokenizer() -> TextTokenizer:
+        if spec.tokenizer == "gpt2":
+            return TextTokenizer(stand_in.gpt2(), spec, f"the tokenizer of {model}")
+        if len(spec.languages) > 1:
+            return TextTokenizer(stand_in.multilingual(), spec, f"the tokenizer of {model}")
+        return TextTokenizer.from_folder(DEMO, spec)
+
     return Checkpoint(
-        model,
-        spec,
-        weights=lambda file: RandomWeights(seed),
-        tokenizer=lambda: TextTokenizer.from_file(DEMO / TOKENIZER_FILE, spec.t3),
-        voice=lambda: _random_voice(spec),
+        model, spec, weights=lambda file: RandomWeights(seed), tokenizer=tokenizer, voice=lambda: _random_voice(spec)
     )
 
 
 def _dummy(model: str) -> Checkpoint:
     name = model.removeprefix("dummy:")
-    names = sorted(path.stem for path in SPECS.glob("*.json"))
-    if name not in names:
-        raise ModelUnavailable(f"There is no {model}. There are: {', '.join('dummy:' + n for n in names)}.")
-    spec = _read_spec(SPECS / f"{name}.json")
+    if name not in FAMILY:
+        raise ModelUnavailable(f"There is no {model}. There are: {', '.join('dummy:' + n for n in FAMILY)}.")
     note = "The full architecture with random weights, for load and speed tests: it makes noise, not speech."
     random = {"random_weights": {}, "name": model, "note": note}
-    return _seeded(model, ModelSpec.model_validate({**spec.model_dump(), **random}))
+    return _seeded(model, ModelSpec.model_validate({**_named(name).model_dump(), **random}))
 
 
-def _open(model: str, folder: Path) -> Checkpoint:
-    for file, family in _OTHER_FAMILIES.items():
-        if (folder / file).is_file() and not (folder / T3_FILE).is_file():
-            raise ModelUnavailable(f"{folder} holds {family}, which this version does not serve yet. {WAYS_OUT}")
-    for file in (T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE):
-        if not (folder / file).is_file():
-            raise ModelUnavailable(f"{folder} has no {file}. {WAYS_OUT}")
-    spec = _folder_spec(folder / CONFIG_FILE)
-    voice = folder / VOICE_FILE
+def _open(model: str, folder: Path, name: str) -> Checkpoint:
+    """The checkpoint in a folder; `name` is one of FAMILY, or empty where the files say which it is."""
+    spec = _named(name) if name else _folder_spec(folder)
+    files = spec.files
+    paths = {part: _present(folder, getattr(files, part)) for part in (T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE)}
+    tokenizers = (gpt2.VOCABULARY_FILE, gpt2.MERGES_FILE)
+    if spec.tokenizer != "gpt2" or not all((folder / file).is_file() for file in tokenizers):
+        _present(folder, files.tokenizer)
+    voice = folder / files.voice
     return Checkpoint(
         model,
         spec,
-        weights=lambda file: SafetensorsWeights(folder / file),
-        tokenizer=lambda: TextTokenizer.from_file(folder / TOKENIZER_FILE, spec.t3),
+        weights=lambda file: _read_weights(paths[file]),
+        tokenizer=lambda: TextTokenizer.from_folder(folder, spec),
         voice=lambda: Voice.from_conditionals_file(voice, model=spec.name) if voice.is_file() else None,
     )
 
 
-def _download(model: str) -> Path:
+def _present(folder: Path, file: str) -> Path:
+    """The file, or the safetensors one beside a .pt. Raises ModelUnavailable where neither is there."""
+    for path in (folder / file, (folder / file).with_suffix(".safetensors")):
+        if path.is_file():
+            return path
+    raise ModelUnavailable(f"{folder} has no {file}. {WAYS_OUT}")
+
+
+def _read_weights(path: Path) -> Weights:
+    """Raises ModelUnavailable where the file is damaged."""
+    if path.suffix == ".safetensors":
+        return SafetensorsWeights(path)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(tensors, dict):
+            raise TypeError("it holds no tensors by name")
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        raise ModelUnavailable(
+            f"{path} cannot be read ({error}). It may be cut short: delete it and download it again."
+        ) from error
+    return StateDictWeights(tensors, str(path))
+
+
+def _download(repository: str, name: str) -> Path:
+    """The local snapshot of a hub repository, with the files of the model `name`, or of whichever it holds."""
     from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
 
-    wanted = [T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE, VOICE_FILE]
-    logger.info("Looking for %s at the hub, then in the local cache", model)
+    logger.info("Looking for %s at the hub, then in the local cache", repository)
+    wanted: list[str] | None = _files_of(_named(name)) if name else None
     unreachable: Exception | None = None
     try:
-        HfApi().repo_info(model, timeout=_HUB_ANSWER_S)  # snapshot_download's own first call would wait for ever
+        # snapshot_download's own first call would wait for ever
+        there = HfApi().model_info(repository, timeout=_HUB_ANSWER_S).siblings or []
+        if not name:
+            wanted = [CONFIG_FILE, *_files_of(_named(_recognised(file.rfilename for file in there)))]
     except (HTTPError, OSError, ValueError) as error:
         unreachable = error
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=unreachable is not None))
+        return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=unreachable is not None))
     except (HTTPError, OSError, ValueError) as error:
         cause = unreachable or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        files = ", ".join(wanted or _files_of(_named(FAMILY[0])))
         raise ModelUnavailable(
-            f"{model}: {', '.join(wanted)} are neither in the local hub cache nor could they be downloaded "
-            f"({reason}). {WAYS_OUT}"
+            f"{repository}: {files} are neither in the local hub cache nor could they be downloaded ({reason}). "
+            f"{WAYS_OUT}"
         ) from error
 
 
-def _folder_spec(path: Path) -> ModelSpec:
-    """What a folder's config file says of the model; Chatterbox where there is none, or one of the hub's own."""
-    if not path.is_file():
-        return _read_spec(SPECS / "chatterbox.json")
+def _files_of(spec: ModelSpec) -> list[str]:
+    """What to download of a repository."""
+    files = [file for file in spec.files.model_dump().values() if file]
+    slow = [gpt2.VOCABULARY_FILE, gpt2.MERGES_FILE, gpt2.ADDED_FILE, gpt2.CONFIG_FILE]
+    return files + slow if spec.tokenizer == "gpt2" else files
+
+
+def _recognised(files: Iterable[str]) -> str:
+    """The first of FAMILY whose T3 is among the files; the first of all where none is."""
+    there = set(files)
+    return next((name for name in FAMILY if _named(name).files.t3 in there), FAMILY[0])
+
+
+def _folder_spec(folder: Path) -> ModelSpec:
+    """What a folder's config file says of the model; without one, or with one of the hub's own, what its files say."""
+    path = folder / CONFIG_FILE
     try:
-        describes = "t3" in json.loads(path.read_bytes())
+        if path.is_file() and "t3" in json.loads(path.read_bytes()):
+            return _read_spec(path)
     except (OSError, ValueError, TypeError) as error:
         raise ModelUnavailable(
             f"{path} does not describe a model ({error}). Delete it, or download it again."
         ) from error
-    return _read_spec(path if describes else SPECS / "chatterbox.json")
+    return _named(_recognised(entry.name for entry in folder.iterdir()))
+
+
+@cache
+def _named(name: str) -> ModelSpec:
+    return _read_spec(SPECS / f"{name}.json")
 
 
 def _read_spec(path: Path) -> ModelSpec:

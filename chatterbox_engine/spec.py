@@ -1,10 +1,14 @@
 """ModelSpec: a model's dimensions, read from a config file beside the weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.types import SamplingParams
 
 SPECS = Path(__file__).parent / "specs"
 
@@ -58,6 +62,8 @@ class T3Spec(_Spec):
     """One position of conditioning says how exaggerated to speak."""
     start_tokens: int = 2
     """How often the start token stands before the first sampled one."""
+    stop_at_first: bool = True
+    """The first sampled token may be the stop; the GPT-2s' is not looked at."""
     cfg: bool = True
     """Classifier-free guidance: a second row without the text."""
     penalty_last: bool = False
@@ -122,6 +128,13 @@ class S3GenSpec(_Spec):
     estimator: EstimatorSpec = EstimatorSpec()
     cfm_steps: int = 10
     cfg_rate: float = 0.7
+    """Guidance of the flow; without effect on a mean-flow model."""
+    meanflow: bool = False
+    """The flow is distilled to a few even steps without guidance, and knows both ends of a step."""
+    closing_tokens: tuple[int, ...] = ()
+    """Speech tokens put after those of each piece of text."""
+    crop_last_token: bool = False
+    """The audio of a piece's last token (40 ms), where it has more than one, is noise and is left out."""
     hift: HiFTSpec = HiFTSpec()
 
 
@@ -143,13 +156,50 @@ class RandomWeights(_Spec):
     """Speech tokens of the built-in voice's made-up clip."""
 
 
+class ClipSpec(_Spec):
+    """What a voice's clip must be, and how much of it each stage hears."""
+
+    min_s: float = 3.0
+    max_s: float = 30.0
+    t3_s: float = 6.0
+    """Seconds of which the speech tokens condition T3."""
+    s3gen_s: float = 10.0
+    loudness_lufs: float | None = None
+    """Loudness (ITU-R BS.1770-4) that the clip is brought to first. None: it stays as it is."""
+
+
+class FilesSpec(_Spec):
+    """The files of a checkpoint by name. What is called .pt may also be there as .safetensors."""
+
+    t3: str = "t3_cfg.safetensors"
+    s3gen: str = "s3gen.safetensors"
+    voice_encoder: str = "ve.safetensors"
+    tokenizer: str = "tokenizer.json"
+    voice: str = "conds.pt"
+    """The built-in voice; need not be there."""
+    cangjie: str | None = None
+    """Which keys write a Chinese character; without it Chinese cannot be read."""
+
+
 class ModelSpec(_Spec):
     """One model of the Chatterbox family."""
 
     name: str
     family: str = "chatterbox"
+    """Says how text is normalised."""
     note: str = ""
     """What a user must know of this model; shown in /v1/models and in the log."""
+    hub: str | None = None
+    """Its repository."""
+    files: FilesSpec = FilesSpec()
+    tokenizer: Literal["graphemes", "gpt2"] = "graphemes"
+    languages: tuple[str, ...] = ("en",)
+    """Codes of ISO 639-1; a model of several takes the language's tag before the text."""
+    language: str = "en"
+    """What is spoken where a request names no language."""
+    sampling: SamplingParams = SamplingParams()
+    """The family's defaults. A filter that is off here is one the family does not have (`lacking`)."""
+    clip: ClipSpec = ClipSpec()
     t3: T3Spec = T3Spec()
     s3gen: S3GenSpec = S3GenSpec()
     speech_tokenizer: SpeechTokenizerSpec = SpeechTokenizerSpec()
@@ -159,3 +209,38 @@ class ModelSpec(_Spec):
     def load(cls, path: Path) -> "ModelSpec":
         """Read a config file. Raises pydantic.ValidationError where it does not fit, OSError where it is absent."""
         return cls.model_validate(json.loads(path.read_text()))
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Settings of SamplingParams that this model cannot heed."""
+        has = {
+            "cfg_weight": self.t3.cfg,
+            "exaggeration": self.t3.emotion,
+            "min_p": self.sampling.min_p > 0,
+            "top_k": self.sampling.top_k > 0,
+        }
+        return tuple(name for name, there in has.items() if not there)
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The settings that a request may change, but for the seed, and what they are where it does not."""
+        return self.sampling.model_dump(exclude={"seed", *self.lacking})
+
+    def sampling_for(self, given: Mapping[str, object]) -> SamplingParams:
+        """A caller's settings by name over the family's defaults; None is the default.
+
+        Raises InvalidRequest, with the setting's name, for what is out of range, and for a setting that the model lacks
+        unless it is 0.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        for name in self.lacking:
+            if chosen.pop(name, 0) != 0:
+                raise InvalidRequest(f"{self.name} has no {name}. It has {', '.join(self.defaults)}.", name)
+        return SamplingParams.checked({**self.sampling.model_dump(), **chosen})
+
+    def language_for(self, given: str | None, param: str = "language") -> str:
+        """A caller's language in lower case; None is the model's default. Raises InvalidRequest for any other."""
+        language = self.language if given is None else given.lower()
+        if language not in self.languages:
+            raise InvalidRequest(f"{self.name} does not speak {given!r}. It speaks {', '.join(self.languages)}.", param)
+        return language

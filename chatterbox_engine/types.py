@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,21 +22,32 @@ VALID_TOKENS = 6561
 """Speech tokens below this carry sound; those from it upwards are marks and are dropped."""
 
 
+Temperature = Annotated[float, Field(ge=0.05, le=5.0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveProbability = Annotated[float, Field(gt=0.0, le=1.0)]
+TopK = Annotated[int, Field(ge=0, le=100_000)]
+RepetitionPenalty = Annotated[float, Field(ge=1.0, le=10.0)]
+CFGWeight = Annotated[float, Field(ge=0.0, le=5.0)]
+Exaggeration = Annotated[float, Field(ge=0.0, le=2.0)]
+NewTokens = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class SamplingParams(BaseModel):
-    """How T3 samples one request. Defaults are those of `ChatterboxTTS.generate`."""
+    """How T3 samples one request. Defaults are those of `ChatterboxTTS.generate`; a model's own are in its spec."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    temperature: float = Field(0.8, ge=0.05, le=5.0)
-    min_p: float = Field(0.05, ge=0.0, le=1.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, le=100_000)
+    temperature: Temperature = 0.8
+    min_p: Probability = 0.05
+    top_p: PositiveProbability = 1.0
+    top_k: TopK = 0
     """The likeliest tokens that are drawn from; 0: all."""
-    repetition_penalty: float = Field(1.2, ge=1.0, le=10.0)
-    cfg_weight: float = Field(0.5, ge=0.0, le=5.0)
-    exaggeration: float = Field(0.5, ge=0.0, le=2.0)
-    max_new_tokens: int = Field(1000, ge=1, le=4096)
-    seed: int = Field(0, ge=0, lt=2**63)
+    repetition_penalty: RepetitionPenalty = 1.2
+    cfg_weight: CFGWeight = 0.5
+    exaggeration: Exaggeration = 0.5
+    max_new_tokens: NewTokens = 1000
+    seed: Seed = 0
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> "SamplingParams":
@@ -55,8 +66,8 @@ class SpeechRequest:
     voice: str
     """A voice's id."""
     sampling: SamplingParams
-    language: str | None = None
-    """Of a model that speaks several."""
+    language: str = "en"
+    """One of the model's own."""
 
 
 @dataclass(frozen=True, slots=True)

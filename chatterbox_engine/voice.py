@@ -54,7 +54,7 @@ class Voice:
     speaker: Tensor
     """(1, 256) float32: T3's speaker embedding."""
     t3_prompt: Tensor
-    """(1, at most 150) int64: speech tokens of the clip's first 6 s."""
+    """(1, n) int64: speech tokens of the part of the clip that conditions T3, at most `T3Spec.prompt_tokens`."""
     s3gen_prompt: Tensor
     """(1, n) int64: speech tokens of the clip's first 10 s."""
     s3gen_feat: Tensor

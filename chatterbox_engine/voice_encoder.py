@@ -1,5 +1,6 @@
 """Reference clip -> voice, by chatterbox-tts's own encoders, without the rest of its model."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,6 @@ from chatterbox_engine.spec import ModelSpec, SpeechTokenizerSpec
 from chatterbox_engine.types import SAMPLE_RATE
 from chatterbox_engine.voice import Voice, voice_id
 from chatterbox_engine.weights import Weights
-
-_T3_CLIP_S, _S3GEN_CLIP_S = 6, 10
 
 
 class VoiceEncoder:
@@ -31,23 +30,36 @@ class VoiceEncoder:
             self.speaker = _filled(SpeakerEncoder(), ve)
             self.reference = _filled(_reference_encoder(spec.speech_tokenizer), s3gen)
 
-    def encode(self, clip: np.ndarray, name: str) -> Voice:
-        """The voice of a clip (n,) float32 at 24 kHz: the numbers of `ChatterboxTTS.prepare_conditionals`.
+    def encode(self, clip: np.ndarray, name: str, *, norm_loudness: bool = True) -> Voice:
+        """The voice of a clip (n,) float32 at 24 kHz: the numbers of the family's own `prepare_conditionals`.
 
-        6 s of it condition T3 and 10 s S3Gen; the whole of it gives T3's speaker embedding. The id is made of the
-        clip's samples in 16 bits and the model's name, so that one clip is one voice.
+        The spec's ClipSpec says how much of it conditions T3's prompt and S3Gen, and to what loudness it is brought
+        first, unless `norm_loudness` is False; the whole of it gives T3's speaker embedding. The id is made of the
+        samples heard, in 16 bits, and the model's name, so that one clip is one voice.
         """
         import librosa
         from chatterbox.models.s3tokenizer import S3_SR
 
+        rules = self._spec.clip
+        if norm_loudness and rules.loudness_lufs is not None:
+            clip = levelled(clip, rules.loudness_lufs)
         clip_16k = librosa.resample(clip, orig_sr=SAMPLE_RATE, target_sr=S3_SR)
         with torch.inference_mode():
-            gen = self.reference.embed_ref(clip[: _S3GEN_CLIP_S * SAMPLE_RATE], SAMPLE_RATE)
-            prompt, _ = self.reference.tokenizer([clip_16k[: _T3_CLIP_S * S3_SR]], max_len=self._spec.t3.prompt_tokens)
+            gen = self.reference.embed_ref(clip[: round(rules.s3gen_s * SAMPLE_RATE)], SAMPLE_RATE)
+            heard = clip_16k[: round(rules.t3_s * S3_SR)]
+            prompt, _ = self.reference.tokenizer([heard], max_len=self._spec.t3.prompt_tokens)
             speaker = torch.from_numpy(self.speaker.embeds_from_wavs([clip_16k], sample_rate=S3_SR))
         t3 = {"speaker_emb": speaker.mean(dim=0, keepdim=True), "cond_prompt_speech_tokens": torch.atleast_2d(prompt)}
         pcm = (np.clip(clip, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes()
         return Voice.from_parts(t3, gen, name=name, model=self._spec.name, id=voice_id(pcm, self._spec.name))
+
+
+def levelled(clip: np.ndarray, lufs: float) -> np.ndarray:
+    """A clip (n,) at 24 kHz brought to a loudness (ITU-R BS.1770-4); one too quiet to have any stays as it is."""
+    import pyloudnorm
+
+    gain = 10.0 ** ((lufs - pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(clip)) / 20.0)
+    return clip * float(gain) if math.isfinite(gain) and gain > 0.0 else clip
 
 
 def _filled(module: Any, weights: Weights) -> Any:

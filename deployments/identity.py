@@ -7,6 +7,7 @@ import torch
 
 from chatterbox_engine.accel.device import pick_device
 from chatterbox_engine.checkpoint import Checkpoint, find
+from chatterbox_engine.spec import ModelSpec
 from deployments.settings import ServiceSettings
 
 
@@ -15,7 +16,8 @@ class Identity:
     """What a replica runs, and why: for the log, /health and /v1/models."""
 
     model: str
-    note: str
+    spec: ModelSpec
+    """Which settings and languages requests may name, and what else is told of the model."""
     device: str
     dtype: str
     why: str
@@ -51,6 +53,4 @@ class Runtime:
 
     def identity(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Identity:
         """What to tell of a replica that has loaded."""
-        return Identity(
-            checkpoint.model, checkpoint.spec.note, str(device), str(dtype).removeprefix("torch."), self.why
-        )
+        return Identity(checkpoint.model, checkpoint.spec, str(device), str(dtype).removeprefix("torch."), self.why)

@@ -47,6 +47,12 @@ def _outcome(error: BaseException) -> str:
     return "refused" if answer(error).status_code < 500 else "failed"
 
 
+def _check_model(model: str | None, served: Identity) -> None:
+    """Raises InvalidRequest where a request names a model that is not the one served."""
+    if model is not None and model not in (*_OPENAI_MODELS, served.model, served.spec.name, served.spec.family):
+        raise InvalidRequest(f"Model {model!r} is not served here; {served.model!r} is.", "model")
+
+
 @serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
 @serve.ingress(api)
 class Ingress:
@@ -72,11 +78,12 @@ class Ingress:
             if header in request.headers:
                 raise InvalidRequest(f"The header {header} is not allowed.", header)
         text = validate(body.input, self._settings.max_characters)
-        await self._check_model(body.model)
+        served = (await self._identify())["t3"]
+        _check_model(body.model, served)
+        sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
         voice = await ask(self._voices, "resolve", body.voice)
-        sampling = body.sampling()
         ticket = self._gate.enter()
-        chunks = Stream(self._s3gen, "speak", SpeechRequest(text, voice, sampling))
+        chunks = Stream(self._s3gen, "speak", SpeechRequest(text, voice, sampling, language))
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
@@ -114,10 +121,13 @@ class Ingress:
 
     @api.get("/v1/models")
     async def models(self) -> dict[str, Any]:
-        """The model that is served, what it runs on, and why."""
+        """The model that is served: what requests may set and what it takes where they do not, and what it runs on."""
         t3 = (await self._identify())["t3"]
+        spec = t3.spec
         model = {"id": t3.model, "object": "model", "created": 0, "owned_by": "resemble-ai"}
-        return {"object": "list", "data": [{**model, "note": t3.note, "stages": self._stages()}]}
+        told = {"family": spec.family, "note": spec.note, "languages": spec.languages, "language": spec.language}
+        settings = {"defaults": spec.defaults, "lacking": spec.lacking, "clip": spec.clip.model_dump()}
+        return {"object": "list", "data": [{**model, **told, **settings, "stages": self._stages()}]}
 
     @api.get("/v1/voices")
     async def voices(self) -> dict[str, Any]:
@@ -128,7 +138,7 @@ class Ingress:
     async def add_voice(
         self, file: Annotated[UploadFile, File()], name: Annotated[str, Form(min_length=1, max_length=64)]
     ) -> dict[str, Any]:
-        """Make a voice from a clip of 3 to 30 seconds: wav, flac, mp3 or ogg."""
+        """Make a voice from a clip (wav, flac, mp3 or ogg); GET /v1/models tells how long it must be."""
         data = await file.read(MAX_UPLOAD_BYTES + 1)
         return await ask(self._voices, "add", data, name)
 
@@ -166,13 +176,6 @@ class Ingress:
 
     def _stages(self) -> dict[str, Any]:
         return {
-            stage: {"model": i.model, "note": i.note, "device": i.device, "dtype": i.dtype, "why": i.why}
+            stage: {"model": i.model, "note": i.spec.note, "device": i.device, "dtype": i.dtype, "why": i.why}
             for stage, i in self._identities.items()
         }
-
-    async def _check_model(self, model: str | None) -> None:
-        if model is None or model in _OPENAI_MODELS:
-            return
-        served = (await self._identify())["t3"].model
-        if model not in (served, "chatterbox"):
-            raise InvalidRequest(f"Model {model!r} is not served here; {served!r} is.", "model")

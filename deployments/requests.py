@@ -1,17 +1,32 @@
 """What clients send, validated at the edge."""
 
 import secrets
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from chatterbox_engine.types import SamplingParams
+from chatterbox_engine.spec import ModelSpec
+from chatterbox_engine.types import (
+    CFGWeight,
+    Exaggeration,
+    NewTokens,
+    PositiveProbability,
+    Probability,
+    RepetitionPenalty,
+    SamplingParams,
+    Seed,
+    Temperature,
+    TopK,
+)
 
 
-class SpeechBody(SamplingParams):
-    """POST /v1/audio/speech: the OpenAI speech API's fields, and beside them Chatterbox's own, `SamplingParams`."""
+class SpeechBody(BaseModel):
+    """POST /v1/audio/speech: the OpenAI speech API's fields, and beside them those of `SamplingParams`.
 
-    model_config = ConfigDict(strict=True)
+    None is the default of the model that is served; GET /v1/models tells it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     input: str = Field(description="The text to speak.")
     model: str | None = Field(None, description="A model of GET /v1/models, or one of OpenAI's names.")
@@ -20,12 +35,21 @@ class SpeechBody(SamplingParams):
     speed: float = Field(1.0, ge=1.0, le=1.0, description="Only 1 for now.")
     stream_format: Literal["audio"] = "audio"
     instructions: str | None = Field(None, description="Accepted and ignored: Chatterbox takes no instructions.")
-    language: Literal["en"] = "en"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(  # type: ignore[assignment]
+    language: str | None = Field(None, description="One of the model's languages, such as en.")
+    temperature: Temperature | None = None
+    min_p: Probability | None = None
+    top_p: PositiveProbability | None = None
+    top_k: TopK | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    cfg_weight: CFGWeight | None = None
+    exaggeration: Exaggeration | None = None
+    max_new_tokens: NewTokens | None = None
+    seed: Seed | None = Field(
         None, description="The same seed gives the same audio; by default a new one, told in the header x-seed."
     )
 
-    def sampling(self) -> SamplingParams:
-        """With a fresh seed where none was given."""
+    def sampling(self, spec: ModelSpec) -> SamplingParams:
+        """Over the model's defaults, with a fresh seed where none was given. Raises InvalidRequest."""
         seed = secrets.randbits(31) if self.seed is None else self.seed
-        return SamplingParams(**self.model_dump(include=set(SamplingParams.model_fields) - {"seed"}), seed=seed)
+        given = self.model_dump(include=set(SamplingParams.model_fields))
+        return spec.sampling_for({**given, "seed": seed})

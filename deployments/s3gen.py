@@ -60,7 +60,7 @@ class S3Gen:
     async def _feed(self, stream: SpeechStream, request: SpeechRequest) -> None:
         """Have T3 speak the pieces of the text, one after the other, and hand their tokens to S3Gen."""
         try:
-            for index, piece in enumerate(split(request.text)):
+            for index, piece in enumerate(split(request.text, language=request.language)):
                 seed = derive_seed(request.sampling.seed, index)
                 sizes = stream.begin_piece(seed, piece.pause_s)
                 sampling = request.sampling.model_copy(update={"seed": seed})

@@ -36,7 +36,7 @@ class T3:
         Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead.
         """
         voice = await self._voices.get(request.voice)
-        stream = self._stage.speak(request.text, voice, request.sampling)
+        stream = self._stage.speak(request.text, voice, request.sampling, request.language)
         try:
             for size in chain(sizes, repeat(sizes[-1])):
                 tokens, final = await stream.aread(size)

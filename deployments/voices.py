@@ -53,7 +53,8 @@ class Voices:
     async def add(self, clip: bytes, name: str) -> dict[str, Any]:
         """Make a voice from a clip; the same clip twice is one voice. Raises InvalidRequest."""
         check_name(name)
-        samples = await asyncio.to_thread(read_clip, clip)
+        rules = self._checkpoint.spec.clip
+        samples = await asyncio.to_thread(read_clip, clip, min_s=rules.min_s, max_s=rules.max_s)
         async with self._encoding:
             voice = await asyncio.to_thread(self._encode, samples, name)
         return _as_object(self._store.add(voice))

@@ -63,24 +63,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reference_tts(reference_t3: Any) -> Any:
     """A real ChatterboxTTS at full width and small depth, with random weights and a made-up voice."""
-    from chatterbox.models.s3gen import S3Gen
     from chatterbox.models.tokenizers import EnTokenizer
     from chatterbox.models.voice_encoder import VoiceEncoder
     from chatterbox.tts import ChatterboxTTS
 
     from chatterbox_engine.checkpoint import DEMO, find
-    from chatterbox_engine.spec import SpeechTokenizerSpec
-    from chatterbox_engine.voice_encoder import _reference_encoder
+    from tests.families import shallow_s3gen
 
-    torch.manual_seed(2)
-    s3gen = S3Gen()
-    s3gen.tokenizer = _reference_encoder(SpeechTokenizerSpec(width=128, heads=2, layers=2)).tokenizer
-    encoder, estimator = s3gen.flow.encoder, s3gen.flow.decoder.estimator
-    encoder.encoders, encoder.up_encoders = encoder.encoders[:2], encoder.up_encoders[:1]
-    estimator.mid_blocks = estimator.mid_blocks[:3]
-    for stage in (*estimator.down_blocks, *estimator.mid_blocks, *estimator.up_blocks):
-        stage[1] = stage[1][:1]
     voice = find("demo", "cpu").voice()
     assert voice is not None
     tokenizer = EnTokenizer(str(DEMO / "tokenizer.json"))
-    return ChatterboxTTS(reference_t3, s3gen.eval(), VoiceEncoder().eval(), tokenizer, "cpu", voice.to_conditionals())
+    s3gen = shallow_s3gen(meanflow=False)
+    return ChatterboxTTS(reference_t3, s3gen, VoiceEncoder().eval(), tokenizer, "cpu", voice.to_conditionals())

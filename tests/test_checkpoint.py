@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,63 +16,30 @@ from safetensors.torch import load_file, save_file
 from chatterbox_engine import EngineConfig, OptimizedChatterboxTTS
 from chatterbox_engine.checkpoint import (
     CONFIG_FILE,
-    DEMO,
+    FAMILY,
     S3GEN_FILE,
     T3_FILE,
-    TOKENIZER_FILE,
     VOICE_ENCODER_FILE,
-    VOICE_FILE,
     WAYS_OUT,
     Checkpoint,
     find,
     from_reference,
 )
 from chatterbox_engine.errors import ChatterboxError, ModelUnavailable
-from chatterbox_engine.s3gen.engine import S3GenModel
-from chatterbox_engine.spec import SPECS, ModelSpec
-from chatterbox_engine.t3.model import T3Model
-from chatterbox_engine.voice_encoder import VoiceEncoder
-from chatterbox_engine.weights import RandomWeights
+from chatterbox_engine.spec import SPECS, FilesSpec, ModelSpec
+from tests.families import save, small
 
-CPU = torch.device("cpu")
+FILES = FilesSpec()
+T3, S3GEN, VOICE_ENCODER, TOKENIZER = FILES.t3, FILES.s3gen, FILES.voice_encoder, FILES.tokenizer
 CONFIG = EngineConfig.profile(watermark=False, s3gen={"cfm_steps": 2})
 TEXT = "The quick brown fox jumps over the lazy dog, again and again."
-
-
-class Recorder(RandomWeights):
-    """Random weights that remember what was taken: the tensors of a model under the reference's names."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.tensors: dict[str, torch.Tensor] = {}
-
-    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        self.tensors[name] = super().take(name, shape)
-        return self.tensors[name]
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo, as a folder in the hub's layout."""
     folder = tmp_path_factory.mktemp("model")
-    demo = find("demo", "cpu")
-    t3, s3gen, ve = Recorder(), Recorder(), Recorder()
-    T3Model.from_weights(demo.spec.t3, t3, 64, torch.float32, CPU)
-    S3GenModel(demo.spec.s3gen, s3gen, torch.float32, CPU)
-    VoiceEncoder(demo.spec, ve, s3gen)
-    for file, recorder in ((T3_FILE, t3), (S3GEN_FILE, s3gen), (VOICE_ENCODER_FILE, ve)):
-        save_file(recorder.tensors, folder / file)
-    shutil.copy(DEMO / TOKENIZER_FILE, folder)
-    (folder / CONFIG_FILE).write_text(demo.spec.model_copy(update={"random_weights": None}).model_dump_json())
-    voice = demo.voice()
-    assert voice is not None
-    t3_part = {
-        "speaker_emb": voice.speaker,
-        "cond_prompt_speech_tokens": voice.t3_prompt,
-        "emotion_adv": torch.full((1, 1, 1), 0.5),
-    }
-    gen_part = {"prompt_token": voice.s3gen_prompt, "prompt_feat": voice.s3gen_feat, "embedding": voice.s3gen_speaker}
-    torch.save({"t3": t3_part, "gen": gen_part}, folder / VOICE_FILE)
+    save(find("demo", "cpu"), folder)
     return folder
 
 
@@ -135,16 +101,18 @@ def test_the_demo() -> None:
     assert find("auto", "cpu").model == "demo"
 
 
-def test_dummies_have_the_full_architecture_and_are_not_drawn_before_they_are_asked_for() -> None:
+@pytest.mark.parametrize("name", FAMILY)
+def test_dummies_have_the_full_architecture_and_are_not_drawn_before_they_are_asked_for(name: str) -> None:
     begin = time.monotonic()
-    dummy = find("dummy:chatterbox", "cpu")
+    dummy = find(f"dummy:{name}", "cpu")
     voice = dummy.voice()
     assert time.monotonic() - begin < 2.0
-    full = ModelSpec.load(SPECS / "chatterbox.json")
-    assert (dummy.spec.t3, dummy.spec.s3gen) == (full.t3, full.s3gen)
-    assert dummy.spec.name == "dummy:chatterbox"
+    full = ModelSpec.load(SPECS / f"{name}.json")
+    own = {"name": f"dummy:{name}", "note": dummy.spec.note, "random_weights": dummy.spec.random_weights}
+    assert dummy.spec == full.model_copy(update=own)
     assert dummy.tokens_wanted("x" * 100) == 170
     assert voice is not None
+    assert voice.t3_prompt.shape == (1, full.t3.prompt_tokens)
     assert voice.s3gen_prompt.shape == (1, 250)
     assert voice.s3gen_feat.shape == (1, 500, 80)
 
@@ -157,7 +125,8 @@ def test_dummies_have_the_full_architecture_and_are_not_drawn_before_they_are_as
         ("/nowhere/at/all", r"no folder /nowhere/at/all"),
         ("./nowhere", r"no folder \./nowhere"),
         ("~nobody-of-this-name/model", r"no folder ~nobody"),
-        ("chatterbox", r"no folder chatterbox and no model of that name"),
+        ("parrot", r"no folder parrot and no model of that name.*`chatterbox-turbo`"),
+        ("/nowhere#chatterbox", r"no folder /nowhere and"),
     ],
 )
 def test_what_cannot_be_found_says_so(model: str, reason: str) -> None:
@@ -165,7 +134,7 @@ def test_what_cannot_be_found_says_so(model: str, reason: str) -> None:
         find(model, "cpu")
 
 
-@pytest.mark.parametrize("file", [T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE])
+@pytest.mark.parametrize("file", [T3, S3GEN, VOICE_ENCODER, TOKENIZER])
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(ModelUnavailable) as caught:
@@ -176,7 +145,7 @@ def test_a_missing_file_is_named(folder: Path, file: str) -> None:
 
 
 def test_without_a_built_in_voice_one_must_be_given(folder: Path) -> None:
-    (folder / VOICE_FILE).unlink()
+    (folder / FILES.voice).unlink()
     tts = load(folder)
     assert tts.conds is None
     with pytest.raises(ChatterboxError, match="prepare_conditionals"):
@@ -197,7 +166,7 @@ def empty(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [cut, garbage, empty])
-@pytest.mark.parametrize("file", [T3_FILE, S3GEN_FILE, TOKENIZER_FILE, VOICE_FILE, CONFIG_FILE])
+@pytest.mark.parametrize("file", [T3, S3GEN, TOKENIZER, FILES.voice, CONFIG_FILE])
 def test_a_damaged_file_is_named_and_no_engine_is_left_running(
     folder: Path, file: str, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -210,7 +179,7 @@ def test_a_damaged_file_is_named_and_no_engine_is_left_running(
     assert engines() == before
 
 
-@pytest.mark.parametrize(("file", "name"), [(T3_FILE, "speech_head.weight"), (S3GEN_FILE, "flow.encoder_proj.weight")])
+@pytest.mark.parametrize(("file", "name"), [(T3, "speech_head.weight"), (S3GEN, "flow.encoder_proj.weight")])
 def test_a_tensor_that_is_missing_or_of_another_shape_is_named(folder: Path, file: str, name: str) -> None:
     tensors = load_file(folder / file)
     for wrong in ({**tensors, name: torch.zeros(2, 2)}, {key: value for key, value in tensors.items() if key != name}):
@@ -223,9 +192,9 @@ def test_a_tensor_that_is_missing_or_of_another_shape_is_named(folder: Path, fil
 
 
 def test_a_damaged_voice_encoder_is_named_when_a_voice_is_made(folder: Path, clip: Path) -> None:
-    replace(folder / VOICE_ENCODER_FILE, b"garbage")
+    replace(folder / VOICE_ENCODER, b"garbage")
     tts = load(folder)
-    with pytest.raises(ModelUnavailable, match=VOICE_ENCODER_FILE):
+    with pytest.raises(ModelUnavailable, match=VOICE_ENCODER):
         tts.prepare_conditionals(clip)
     assert len(tts.speech_tokens(TEXT, seed=1, max_new_tokens=5)) <= 5  # the voice before it stays
     tts.close()
@@ -241,12 +210,87 @@ def test_a_config_of_another_kind_is_passed_over(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("file", ["t3_turbo_v1.safetensors", "t3_nano_v1.safetensors", "t3_mtl23ls_v2.safetensors"])
-def test_another_familys_folder_is_refused_by_name(tmp_path: Path, file: str) -> None:
-    (tmp_path / file).write_bytes(b"")
-    family = {"turbo": "Turbo", "nano": "Nano", "mtl23ls": "Multilingual"}[file.split("_")[1]]
-    with pytest.raises(ModelUnavailable, match=f"Chatterbox {family}, which this version does not serve"):
+@pytest.fixture(scope="module", params=FAMILY)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A small model of each family, as a folder in the hub's layout."""
+    folder = tmp_path_factory.mktemp(request.param)
+    save(small(request.param), folder)
+    return request.param, folder
+
+
+def test_every_family_opens_from_a_folder(family: tuple[str, Path]) -> None:
+    name, folder = family
+    own, made = small(name), find(str(folder), "cpu")
+    assert made.spec == own.spec.model_copy(update={"random_weights": None})
+    voice, drawn = made.voice(), own.voice()
+    assert voice is not None
+    assert drawn is not None
+    assert torch.equal(voice.t3_prompt, drawn.t3_prompt)
+    assert made.tokenizer().encode("Hello.") == own.tokenizer().encode("Hello.")
+    for part, tensor in ((T3_FILE, "speech_head.weight"), (S3GEN_FILE, "flow.encoder_proj.weight"),
+                         (VOICE_ENCODER_FILE, "proj.weight")):  # fmt: skip
+        t3 = own.spec.t3
+        shape = {T3_FILE: (t3.speech_vocab, t3.width), S3GEN_FILE: (80, 128), VOICE_ENCODER_FILE: (256, 256)}[part]
+        assert torch.equal(made.weights(part).take(tensor, shape), own.weights(part).take(tensor, shape))
+
+
+def test_a_folder_without_a_config_is_recognised_by_its_files(family: tuple[str, Path], tmp_path: Path) -> None:
+    name, folder = family
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy, copy_function=os.link)
+    (copy / CONFIG_FILE).unlink()
+    full = ModelSpec.load(SPECS / f"{name}.json")
+    assert find(str(copy), "cpu").spec == full
+    assert find(f"{copy}#{name}", "cpu").spec == full
+    other = next(n for n in FAMILY if ModelSpec.load(SPECS / f"{n}.json").files.t3 != full.files.t3)
+    with pytest.raises(ModelUnavailable, match=r"has no t3_"):
+        find(f"{copy}#{other}", "cpu")
+
+
+def test_one_folder_may_hold_several_models(tmp_path: Path) -> None:
+    for name in ("chatterbox", "chatterbox-multilingual", "chatterbox-multilingual-v3"):
+        save(small(name), tmp_path)
+    (tmp_path / CONFIG_FILE).unlink()
+    assert find(str(tmp_path), "cpu").spec.name == "chatterbox"
+    for name in ("chatterbox", "chatterbox-multilingual", "chatterbox-multilingual-v3"):
+        found = find(f"{tmp_path}#{name}", "cpu")
+        assert (found.spec.name, found.model) == (name, f"{tmp_path}#{name}")
+    (tmp_path / T3).unlink()
+    assert find(str(tmp_path), "cpu").spec.name == "chatterbox-multilingual"
+
+
+def test_a_pt_file_may_be_a_safetensors_one_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    save(small("chatterbox-multilingual"), tmp_path)
+    path = tmp_path / "s3gen.pt"
+    tensors = torch.load(path, weights_only=True)
+    name, shape = "flow.encoder_proj.bias", (80,)
+    content = path.read_bytes()
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    for wrong in (content[:5000], b"", b"no pickle", (tmp_path / "tensor.pt").read_bytes()):
+        path.write_bytes(wrong)
+        with pytest.raises(ModelUnavailable, match=r"s3gen\.pt cannot be read"):
+            find(str(tmp_path), "cpu").weights(S3GEN_FILE)
+    path.unlink()
+    with pytest.raises(ModelUnavailable, match=r"has no s3gen\.pt"):
         find(str(tmp_path), "cpu")
+    save_file(tensors, path.with_suffix(".safetensors"))
+    taken = find(str(tmp_path), "cpu").weights(S3GEN_FILE).take(name, shape)
+    assert torch.equal(taken, tensors[name])
+
+
+def test_a_gpt2_tokenizer_may_be_kept_in_pieces(tmp_path: Path) -> None:
+    save(small("chatterbox-nano"), tmp_path)
+    whole = find(str(tmp_path), "cpu").tokenizer()
+    vocabulary = json.loads((tmp_path / TOKENIZER).read_text())
+    (tmp_path / TOKENIZER).unlink()
+    with pytest.raises(ModelUnavailable, match=r"has no tokenizer\.json"):
+        find(str(tmp_path), "cpu")
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary["model"]["vocab"]))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "added_tokens.json").write_text(json.dumps({t["content"]: t["id"] for t in vocabulary["added_tokens"]}))
+    pieces = find(str(tmp_path), "cpu").tokenizer()
+    for text in ("Hello [laugh] there.", "[clear throat]", "é\n"):
+        assert pieces.encode(text) == whole.encode(text)
 
 
 @pytest.fixture
@@ -273,7 +317,21 @@ def refused(model: str) -> str:
 def test_a_hub_that_does_not_answer_is_given_up_on(tmp_path: Path) -> None:
     message = refused("nobody/no-such-model")
     assert "timed out" in message
-    assert all(file in message for file in (T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE, TOKENIZER_FILE, WAYS_OUT))
+    assert all(file in message for file in (T3, S3GEN, VOICE_ENCODER, TOKENIZER, WAYS_OUT))
+
+
+@pytest.mark.usefixtures("silent_hub")
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_name_looks_for_its_own_files_at_the_hub(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    spec = ModelSpec.load(SPECS / f"{name}.json")
+    assert spec.hub is not None
+    for model in (name, f"{spec.hub}#{name}"):
+        message = refused(model)
+        assert message.startswith(f"{spec.hub}: ")
+        assert all(file in message for file in spec.files.model_dump().values() if file)
+    if name in ("chatterbox", "chatterbox-turbo", "chatterbox-nano"):
+        assert spec.files.t3 in refused(spec.hub)
 
 
 def test_no_network_and_no_such_id_are_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,17 +343,12 @@ def test_no_network_and_no_such_id_are_given_up_on(monkeypatch: pytest.MonkeyPat
 def test_a_model_in_memory_says_its_own_depths(reference_tts: Any) -> None:
     checkpoint: Checkpoint = from_reference(reference_tts)
     spec = checkpoint.spec
+    assert checkpoint.model == "ChatterboxTTS in memory"
     assert spec.t3.layers == 2
     assert (spec.s3gen.encoder.blocks, spec.s3gen.encoder.up_blocks) == (2, 1)
     assert (spec.s3gen.estimator.mid_stages, spec.s3gen.estimator.stage_blocks) == (3, 1)
     assert (spec.speech_tokenizer.width, spec.speech_tokenizer.layers) == (128, 2)
     full = ModelSpec.load(SPECS / "chatterbox.json")
-    assert spec.t3.model_copy(update={"layers": 30}) == full.t3
+    # Heads of layers that are not there cannot be read.
+    assert spec.t3 == full.t3.model_copy(update={"layers": 2, "aligned_heads": ()})
     assert spec.s3gen.hift == full.s3gen.hift
-
-
-@pytest.mark.parametrize(("is_gpt", "is_multilingual"), [(True, False), (False, True)])
-def test_another_familys_model_in_memory_is_refused(is_gpt: bool, is_multilingual: bool) -> None:
-    model: Any = SimpleNamespace(t3=SimpleNamespace(is_gpt=is_gpt, hp=SimpleNamespace(is_multilingual=is_multilingual)))
-    with pytest.raises(ModelUnavailable, match="not served yet"):
-        from_reference(model)

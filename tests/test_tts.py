@@ -13,7 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatterbox_engine import EngineConfig, OptimizedChatterboxTTS
+from chatterbox_engine import (
+    EngineConfig,
+    OptimizedChatterboxMultilingualTTS,
+    OptimizedChatterboxTTS,
+    OptimizedChatterboxTurboTTS,
+)
 from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.errors import EngineDead, InvalidRequest
 from chatterbox_engine.s3gen.stream import SpeechStream
@@ -69,15 +74,25 @@ def test_generate_collects_the_stream(tts: OptimizedChatterboxTTS) -> None:
 
 
 def test_the_positional_parameters_are_the_families_own() -> None:
+    from chatterbox.mtl_tts import ChatterboxMultilingualTTS
     from chatterbox.tts import ChatterboxTTS
+    from chatterbox.tts_turbo import ChatterboxTurboTTS
 
-    theirs = list(inspect.signature(ChatterboxTTS.generate).parameters)
-    for method in (OptimizedChatterboxTTS.generate, OptimizedChatterboxTTS.generate_stream):
-        own = inspect.signature(method).parameters
-        positional = [name for name, parameter in own.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-        assert positional == theirs
-        assert all(own[name].default is None for name in theirs[2:])
-        assert {"seed", "max_new_tokens", "language_id", "top_k"} <= set(own) - set(positional)
+    pairs: list[tuple[Any, Any]] = [
+        (OptimizedChatterboxTTS, ChatterboxTTS),
+        (OptimizedChatterboxMultilingualTTS, ChatterboxMultilingualTTS),
+        (OptimizedChatterboxTurboTTS, ChatterboxTurboTTS),
+    ]
+    for ours, reference in pairs:
+        theirs = list(inspect.signature(reference.generate).parameters)
+        for method in (ours.generate, ours.generate_stream):
+            own = inspect.signature(method).parameters
+            positional = [name for name, parameter in own.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+            assert positional == theirs
+            assert all(own[name].default is None for name in theirs[2:])
+            assert {"seed", "max_new_tokens", "language_id", "top_k"} <= set(own)
+        prepare = inspect.signature(reference.prepare_conditionals).parameters
+        assert list(inspect.signature(ours.prepare_conditionals).parameters)[: len(prepare)] == list(prepare)
 
 
 def test_none_is_the_families_default(tts: OptimizedChatterboxTTS) -> None:
@@ -141,6 +156,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"text": "a\0b"}, "input"),
     ({"top_k": 50}, "top_k"),
     ({"language_id": "fr"}, "language_id"),
+    ({"language_id": ""}, "language_id"),
     ({"exaggeration": 9}, "exaggeration"),
     ({"cfg_weight": -0.1}, "cfg_weight"),
     ({"temperature": 0}, "temperature"),
@@ -395,7 +411,8 @@ def test_config_and_optimizations_exclude_each_other() -> None:
 
 
 def test_small_queues_do_not_deadlock_and_closing_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatterbox_engine.tts._ANSWER_S", 20.0)
+    monkeypatch.setattr("chatterbox_engine.utterance.ANSWER_S", 20.0)
+    monkeypatch.setattr("chatterbox_engine.speaker.ANSWER_S", 20.0)
     small = EngineConfig.profile(watermark=False, t3={"queue_tokens": 4}, s3gen={"cfm_steps": 1, "queue_chunks": 1})
     tts = OptimizedChatterboxTTS.from_pretrained_with_warmup("cpu", small, model="demo")
     assert idle(tts)

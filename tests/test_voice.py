@@ -16,8 +16,9 @@ from chatterbox_engine.clip import read_clip
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 from chatterbox_engine.spec import ModelSpec
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice, read_info
-from chatterbox_engine.voice_encoder import VoiceEncoder
+from chatterbox_engine.voice_encoder import VoiceEncoder, levelled
 from chatterbox_engine.weights import RandomWeights, StateDictWeights
+from tests.families import small
 
 TENSORS = ("speaker", "t3_prompt", "s3gen_prompt", "s3gen_feat", "s3gen_speaker")
 SPEC = ModelSpec.load(DEMO / "config.json")
@@ -83,6 +84,47 @@ def test_encoding_equals_the_reference(encoder: VoiceEncoder, tmp_path: Path, se
         Voice.from_conditionals(voice.to_conditionals(), "a", "m").id
         == Voice.from_conditionals(again.to_conditionals(), "b", "m").id
     )
+
+
+@pytest.mark.parametrize("norm_loudness", [True, False])
+def test_encoding_equals_the_turbo_reference(encoder: VoiceEncoder, tmp_path: Path, norm_loudness: bool) -> None:
+    """Levelled to -27 LUFS, 15 s of it for T3; the reference's own class, with the same small modules in it."""
+    from chatterbox.tts_turbo import ChatterboxTurboTTS
+
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, 4.0 * speechlike(17.0, 120), 24_000)
+    reference = ChatterboxTurboTTS.__new__(ChatterboxTurboTTS)
+    reference.device = "cpu"
+    reference.t3 = SimpleNamespace(hp=SimpleNamespace(speech_cond_prompt_len=375))
+    reference.s3gen, reference.ve = encoder.reference, encoder.speaker
+    # Its gain is a NumPy scalar, which from NumPy 2 on makes the clip float64, and its own encoder refuses that.
+    reference.norm_loudness = lambda wav, sr: ChatterboxTurboTTS.norm_loudness(reference, wav, sr).astype(np.float32)
+    reference.prepare_conditionals(path, norm_loudness=norm_loudness)
+
+    turbo = small("chatterbox-turbo").spec
+    own = VoiceEncoder(turbo, *(StateDictWeights(m.state_dict(), "") for m in (encoder.speaker, encoder.reference)))
+    clip = read_clip(path, min_s=turbo.clip.min_s, max_s=turbo.clip.max_s)
+    voice = own.encode(clip, "Anna", norm_loudness=norm_loudness)
+    assert voice.t3_prompt.shape == (1, 375)
+    assert torch.equal(voice.t3_prompt, reference.conds.t3.cond_prompt_speech_tokens)
+    assert torch.equal(voice.s3gen_prompt, reference.conds.gen["prompt_token"])
+    feat = reference.conds.gen["prompt_feat"][:, : voice.s3gen_feat.shape[1]]
+    for tensor, expected in ((voice.speaker, reference.conds.t3.speaker_emb), (voice.s3gen_feat, feat),
+                             (voice.s3gen_speaker, reference.conds.gen["embedding"])):  # fmt: skip
+        torch.testing.assert_close(tensor, expected, atol=1e-4, rtol=0)
+    assert voice.id != own.encode(clip, "Anna", norm_loudness=not norm_loudness).id
+
+
+@pytest.mark.parametrize("gain", [0.01, 0.3, 1.0])
+def test_a_clip_is_brought_to_the_loudness_asked_for(gain: float) -> None:
+    import pyloudnorm
+
+    clip = (gain * speechlike(6.0, 150)).astype(np.float32)
+    level = levelled(clip, -27.0)
+    assert level.dtype == np.float32
+    assert pyloudnorm.Meter(24_000).integrated_loudness(level) == pytest.approx(-27.0, abs=0.05)
+    silent = np.zeros(24_000 * 6, np.float32)
+    assert levelled(silent, -27.0) is silent
 
 
 def test_a_clip_is_one_voice(encoder: VoiceEncoder) -> None:

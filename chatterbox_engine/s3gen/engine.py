@@ -15,7 +15,7 @@ from chatterbox_engine.s3gen.hift_stream import advance
 from chatterbox_engine.s3gen.scheduler import Work, batch, ready
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.spec import S3GenSpec
-from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE, S3GenVoice
+from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN, S3GenVoice
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.weights import Weights, load
 from chatterbox_engine.worker import Worker
@@ -100,6 +100,7 @@ class S3GenEngine(Worker):
                 switches.max_lead_s if paced else None,
                 self._watermarker.stream() if self._watermarker else None,
                 self.wake,
+                spec.closing_tokens,
             )
             self._streams.append(stream)
         return stream
@@ -175,8 +176,11 @@ class S3GenEngine(Worker):
         return torch.cat(rows)
 
     def _emit(self, item: Work, sound: np.ndarray) -> None:
-        """Fade in at a piece's start, add the pause at its end, and hand the audio on."""
+        """Fade in at a piece's start, crop its end where the model asks so, add the pause, and hand the audio on."""
         stream, piece = item.stream, item.chunk.piece
+        if item.chunk.final and self._model.spec.crop_last_token:
+            kept = SAMPLES_PER_TOKEN * max(1, len(piece.tokens) - 1)
+            sound = sound[: max(0, kept - piece.samples)]
         fade = _FADE[piece.samples : piece.samples + len(sound)]
         sound[: len(fade)] *= fade
         piece.samples += len(sound)

@@ -134,6 +134,7 @@ class Estimator(nn.Module):
         width = spec.estimator.width
         self.inputs = 4 * spec.mel_bins
         self.time_mlp = _TimeMLP(self.inputs, 4 * width)
+        self.time_embed_mixer = nn.Linear(8 * width, 4 * width, bias=False) if spec.meanflow else None
         self.down_blocks = nn.ModuleList([_Stage(spec.estimator, self.inputs, with_conv=True)])
         self.mid_blocks = nn.ModuleList(
             _Stage(spec.estimator, width, with_conv=False) for _ in range(spec.estimator.mid_stages)
@@ -142,17 +143,36 @@ class Estimator(nn.Module):
         self.final_block = _ConvBlock(width, width)
         self.final_proj = nn.Conv1d(width, spec.mel_bins, 1)
 
-    def forward(self, x: Tensor, mask: Tensor | None, mu: Tensor, t: Tensor, speaker: Tensor, cond: Tensor) -> Tensor:
-        """`velocity` at times t (B,) or (1,) in [0, 1]."""
-        return self.velocity(x, mask, mu, self.embed_time(t), speaker, cond)
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        mu: Tensor,
+        t: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        until: Tensor | None = None,
+    ) -> Tensor:
+        """`velocity` at times t (B,) or (1,) in [0, 1]; of a mean-flow model, the mean one from t `until` a time."""
+        return self.velocity(x, mask, mu, self.embed_time(t, until), speaker, cond)
 
-    def embed_time(self, t: Tensor) -> Tensor:
-        """Times (N,) in [0, 1] -> (N, 4 width), Mish included, with which every stage begins."""
+    def embed_time(self, t: Tensor, until: Tensor | None = None) -> Tensor:
+        """Times (N,) in [0, 1] -> (N, 4 width), Mish included, with which every stage begins.
+
+        A mean-flow model takes both ends of the step, t and `until` (N,); others heed t alone.
+        """
+        embedded = self._embed(t)
+        if self.time_embed_mixer is not None:
+            assert until is not None
+            embedded = self.time_embed_mixer(torch.cat((embedded, self._embed(until)), dim=1))
+        return F.mish(embedded)
+
+    def _embed(self, t: Tensor) -> Tensor:
         half = self.inputs // 2
         frequency = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000.0) / (half - 1)))
         angle = _TIME_SCALE * t.float()[:, None] * frequency
         waves = torch.cat((angle.sin(), angle.cos()), dim=-1)
-        return F.mish(self.time_mlp(waves.to(self.final_proj.weight.dtype)))
+        return self.time_mlp(waves.to(self.final_proj.weight.dtype))
 
     def velocity(
         self, x: Tensor, mask: Tensor | None, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor
@@ -163,7 +183,7 @@ class Estimator(nn.Module):
             x: noisy mel (B, mel_bins, T).
             mask: (B, 1, T), 1 or True at a row's own frames, which come first, and 0 at its padding. None: no padding.
             mu: encoded tokens (B, mel_bins, T).
-            time: `embed_time` of the time, (B, 4 width), or (1, 4 width) for all rows.
+            time: `embed_time` of the step, (B, 4 width), or (1, 4 width) for all rows.
             speaker: (B, mel_bins).
             cond: known mel frames, else zero (B, mel_bins, T).
 

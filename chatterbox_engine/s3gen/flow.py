@@ -1,6 +1,7 @@
-"""The flow: speech tokens -> mel spectrogram, by conditional flow matching with classifier-free guidance.
+"""The flow: speech tokens -> mel spectrogram, by conditional flow matching with classifier-free guidance, or distilled.
 
-Flow matching: Lipman et al., 2210.02747; its use for speech tokens with a prompt: CosyVoice 2, 2412.10117.
+Flow matching: Lipman et al., 2210.02747; its use for speech tokens with a prompt: CosyVoice 2, 2412.10117. A mean-flow
+model (Geng et al., 2505.13447) gives the mean velocity of a whole step, with the guidance distilled into it.
 Parameters carry the names of the reference's `flow.*`.
 """
 
@@ -115,15 +116,22 @@ class Flow(nn.Module):
         return self._solve(noise[:, :, :frames], mask, mu, voice, cond, steps or self.spec.cfm_steps)[:, :, prompt:]
 
     def _solve(self, x: Tensor, mask: Tensor | None, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int) -> Tensor:
-        """Euler's method from noise x (B, mel_bins, T) to mel, in x's dtype, over a cosine schedule of `steps` steps.
+        """Euler's method from noise x (B, mel_bins, T) to mel, in x's dtype, over `steps` steps.
 
-        Guidance (Ho and Salimans, 2207.12598): rows with all conditions, then the same rows with none.
+        They are even for a mean-flow model. For others they follow a cosine, with guidance (Ho and Salimans,
+        2207.12598): rows with all conditions, then the same rows with none.
         """
         estimator = self.decoder.estimator
+        even = torch.linspace(0, 1, steps + 1, device=x.device)
+        if self.spec.meanflow:
+            embedded = estimator.embed_time(even[:-1], even[1:])
+            for time, step in zip(embedded.split(1), even.diff(), strict=True):
+                x = x + step * estimator.velocity(x.to(mu.dtype), mask, mu, time, speaker, cond).to(x.dtype)
+            return x
         mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
         if mask is not None:
             mask = mask.repeat(2, 1, 1)
-        times = 1 - torch.cos(torch.linspace(0, 1, steps + 1, device=x.device) * (math.pi / 2))
+        times = 1 - torch.cos(even * (math.pi / 2))
         embedded = estimator.embed_time(times[:-1])
         rate = self.spec.cfg_rate
         for time, step in zip(embedded.split(1), times.diff(), strict=True):

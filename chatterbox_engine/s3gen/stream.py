@@ -57,6 +57,7 @@ class SpeechStream:
         max_lead_s: float | None,
         watermark: WatermarkStream | None,
         wake: Callable[[], None],
+        closing_tokens: tuple[int, ...] = (),
     ) -> None:
         self.voice = voice
         self.audio: Mailbox[np.ndarray] = Mailbox(wake)
@@ -69,6 +70,7 @@ class SpeechStream:
         self._context_window = context_window
         self._max_lead_s = max_lead_s
         self._wake = wake
+        self._closing_tokens = closing_tokens
         self._lock = threading.Lock()
         self._pieces: deque[Piece] = deque()
         self._finished = False
@@ -87,10 +89,12 @@ class SpeechStream:
             return (rest[0] + self._lookahead, *rest[1:], self._schedule[-1])
 
     def feed(self, tokens: Iterable[int], *, final: bool) -> None:
-        """Tokens of the piece begun last; `final` ends it."""
+        """Tokens of the piece begun last; `final` ends it, with the model's closing tokens after what was spoken."""
         with self._lock:
             piece = self._pieces[-1]
             piece.tokens.extend(tokens)
+            if final and piece.tokens:
+                piece.tokens.extend(self._closing_tokens)
             piece.complete = final
             self._handed += 1
         self._wake()

@@ -11,7 +11,9 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from chatterbox_engine.accel.device import s3gen_dtype, t3_dtype
 from tests.service import Service
 
 pytestmark = pytest.mark.service
@@ -35,13 +37,19 @@ def clip(seconds: float = 4.0, pitch: float = 150.0, kind: str = "WAV") -> bytes
 def test_health_and_models_say_what_runs_and_why(service: Service) -> None:
     health = httpx.get(f"{service.url}/health", timeout=30)
     assert health.status_code == 200
-    for stage in ("t3", "s3gen"):
+    cpu = torch.device("cpu")
+    for stage, dtype in (("t3", t3_dtype("auto", cpu)), ("s3gen", s3gen_dtype("auto", cpu))):
         told = health.json()["stages"][stage]
-        assert (told["model"], told["device"], told["dtype"]) == ("demo", "cpu", "float32")
+        assert (told["model"], told["device"], f"torch.{told['dtype']}") == ("demo", "cpu", str(dtype))
         assert "configured" in told["why"]
     (model,) = httpx.get(f"{service.url}/v1/models", timeout=30).json()["data"]
     assert model["id"] == "demo"
     assert "noise" in model["note"]
+    assert (model["family"], model["languages"], model["language"]) == ("chatterbox", ["en"], "en")
+    assert (model["defaults"]["cfg_weight"], model["defaults"]["max_new_tokens"]) == (0.5, 1000)
+    assert model["lacking"] == ["top_k"]
+    assert "top_k" not in model["defaults"]
+    assert (model["clip"]["min_s"], model["clip"]["max_s"]) == (3.0, 30.0)
 
 
 def test_wav_plays_and_equals_pcm_of_the_same_seed(service: Service) -> None:
@@ -67,6 +75,15 @@ def test_a_seed_is_told_and_can_be_given_again(service: Service) -> None:
     other = speak(service, input=TEXT, response_format="pcm")
     assert first.headers["x-seed"] != other.headers["x-seed"]
     a, b = (np.frombuffer(r.content, "<i2").astype(int) for r in (first, again))
+    assert np.abs(a - b).max() <= 32
+
+
+def test_null_and_zero_are_as_if_not_given(service: Service) -> None:
+    plain = speak(service, input=TEXT, seed=3, response_format="pcm")
+    given = {"language": "EN", "top_k": 0, "temperature": None, "cfg_weight": None, "model": "chatterbox"}
+    same = speak(service, input=TEXT, seed=3, response_format="pcm", **given)
+    assert same.status_code == 200
+    a, b = (np.frombuffer(r.content, "<i2").astype(int) for r in (plain, same))
     assert np.abs(a - b).max() <= 32
 
 
@@ -121,6 +138,12 @@ BAD: list[tuple[Any, str | None]] = [
     ({"input": "x", "response_format": "mp4"}, "response_format"),
     ({"input": "x", "stream_format": "tape"}, "stream_format"),
     ({"input": "x", "language": "tlh"}, "language"),
+    ({"input": "x", "language": "fr"}, "language"),
+    ({"input": "x", "language": 1}, "language"),
+    ({"input": "x", "top_k": 50}, "top_k"),
+    ({"input": "x", "top_k": -1}, "top_k"),
+    ({"input": "x", "max_new_tokens": 0}, "max_new_tokens"),
+    ({"input": "x", "model": "chatterbox-turbo"}, "model"),
     ({"input": "x", "model": "gpt-9"}, "model"),
     ({"input": "x", "voice": 5}, "voice"),
     ({"input": "x", "colour": "red"}, "colour"),

@@ -14,6 +14,7 @@ SMALL = S3GenSpec(
     encoder=EncoderSpec(blocks=1, up_blocks=1),
     estimator=EstimatorSpec(mid_stages=1, stage_blocks=1),
 )
+MEANFLOW = SMALL.model_copy(update={"meanflow": True, "cfm_steps": 2})
 MEL_BINS = SMALL.mel_bins
 QUIET = 0.1
 """Scale of HiFT's last layer that keeps random weights' audio off the clamp."""
@@ -76,11 +77,18 @@ def reference_encoder() -> Any:
     return encoder
 
 
+@pytest.fixture(scope="session", params=[SMALL, MEANFLOW], ids=["guided", "meanflow"])
+def spec(request: pytest.FixtureRequest) -> S3GenSpec:
+    """Both kinds of flow."""
+    own: S3GenSpec = request.param
+    return own
+
+
 @pytest.fixture(scope="session")
-def reference_estimator() -> Any:
+def reference_estimator(spec: S3GenSpec) -> Any:
     from chatterbox.models.s3gen.decoder import ConditionalDecoder
 
-    estimator = ConditionalDecoder(num_mid_blocks=1, n_blocks=1)
+    estimator = ConditionalDecoder(num_mid_blocks=1, n_blocks=1, meanflow=spec.meanflow)
     randomize(estimator, 2)
     return estimator
 

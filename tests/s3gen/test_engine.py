@@ -21,16 +21,36 @@ from chatterbox_engine.weights import RandomWeights
 
 SPEC = ModelSpec.load(DEMO / "config.json").s3gen.model_copy(update={"cfm_steps": 2})
 WHOLE = (10**6,)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def model() -> S3GenModel:
-    return S3GenModel(SPEC, RandomWeights(0), torch.float32, torch.device("cpu"))
+    return S3GenModel(SPEC, RandomWeights(0), torch.float32, CPU)
 
 
 @pytest.fixture(scope="module")
 def engine(model: S3GenModel) -> Iterator[S3GenEngine]:
     engine = S3GenEngine(model, S3GenSwitches(max_streams=8), None)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="module")
+def cropping() -> Iterator[S3GenEngine]:
+    spec = SPEC.model_copy(update={"crop_last_token": True})
+    engine = S3GenEngine(S3GenModel(spec, RandomWeights(0), torch.float32, CPU), S3GenSwitches(), None)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="module")
+def turbo() -> Iterator[S3GenEngine]:
+    """With a mean flow, and silence after each piece."""
+    spec = SPEC.model_copy(update={"meanflow": True, "closing_tokens": (4299, 4299, 4299)})
+    engine = S3GenEngine(S3GenModel(spec, RandomWeights(0), torch.float32, CPU), S3GenSwitches(max_streams=8), None)
     engine.start()
     yield engine
     engine.stop()
@@ -110,7 +130,9 @@ def test_one_chunk_is_the_offline_pass(engine: S3GenEngine, model: S3GenModel) -
     assert offline.std() > 0.005
 
 
-def test_each_stream_of_a_batch_equals_itself_alone(engine: S3GenEngine) -> None:
+@pytest.mark.parametrize("kind", ["engine", "turbo"])
+def test_each_stream_of_a_batch_equals_itself_alone(kind: str, request: pytest.FixtureRequest) -> None:
+    engine: S3GenEngine = request.getfixturevalue(kind)
     counts = (40, 40, 37, 55)
     alone = [say(engine, count, (15, 20), seed=i) for i, count in enumerate(counts)]
     streams = [engine.open(voice(), schedule=(15, 20), paced=False) for _ in counts]
@@ -121,6 +143,44 @@ def test_each_stream_of_a_batch_equals_itself_alone(engine: S3GenEngine) -> None
     together = [spoken(stream) for stream in streams]
     for a, b in zip(alone, together, strict=True):
         assert np.abs(a - b).max() <= 1e-4
+
+
+@given(
+    count=st.integers(0, 40),
+    schedule=st.lists(st.integers(1, 20), min_size=1, max_size=3),
+    feeds=st.lists(st.integers(0, 10), max_size=5),
+)
+@settings(max_examples=10, deadline=None)
+def test_closing_tokens_follow_what_was_spoken(
+    turbo: S3GenEngine, count: int, schedule: list[int], feeds: list[int]
+) -> None:
+    """As if T3 had sampled them, however its tokens come; where T3 had nothing to say, nothing is added."""
+    stream = turbo.open(voice(), schedule=tuple(schedule), paced=False)
+    stream.begin_piece(3, 0.0)
+    rest = tokens(count)
+    for size in feeds:
+        stream.feed(rest[:size], final=False)
+        rest = rest[size:]
+    stream.feed(rest, final=True)
+    stream.finish()
+    audio = spoken(stream)
+    assert len(audio) == (960 * (count + 3) if count else 0)
+    by_hand = turbo.open(voice(), schedule=tuple(schedule), paced=False)
+    by_hand._closing_tokens = ()
+    by_hand.begin_piece(3, 0.0)
+    by_hand.feed([*tokens(count), 4299, 4299, 4299] if count else [], final=True)
+    by_hand.finish()
+    assert np.abs(audio - spoken(by_hand)).max(initial=0) <= 1e-4
+
+
+@given(count=st.integers(0, 30), schedule=st.lists(st.integers(1, 20), min_size=1, max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_the_last_token_is_cropped_where_there_are_more(
+    engine: S3GenEngine, cropping: S3GenEngine, count: int, schedule: list[int]
+) -> None:
+    whole, cropped = (say(one, count, tuple(schedule)) for one in (engine, cropping))
+    assert len(cropped) == (960 * max(1, count - 1) if count else 0)
+    assert np.abs(whole[: len(cropped)] - cropped).max(initial=0) <= 1e-4
 
 
 def test_pieces_follow_one_another_with_their_pauses(engine: S3GenEngine) -> None:

@@ -5,12 +5,13 @@ import torch
 from torch import Tensor
 
 from chatterbox_engine.s3gen.estimator import Estimator
-from tests.s3gen.conftest import MEL_BINS, SMALL, TOLERANCE
+from chatterbox_engine.spec import S3GenSpec
+from tests.s3gen.conftest import MEL_BINS, TOLERANCE
 
 
 @pytest.fixture(scope="module")
-def estimator(reference_estimator: Any) -> Estimator:
-    estimator = Estimator(SMALL)
+def estimator(spec: S3GenSpec, reference_estimator: Any) -> Estimator:
+    estimator = Estimator(spec)
     estimator.load_state_dict(reference_estimator.state_dict(), strict=True)
     return estimator.eval().requires_grad_(False)
 
@@ -19,11 +20,12 @@ def inputs(batch: int, frames: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(frames)
     x, mu, cond = torch.randn(3, batch, MEL_BINS, frames, generator=generator)
     speaker = torch.randn(batch, MEL_BINS, generator=generator)
-    return {"x": x, "mu": mu, "cond": cond, "t": torch.rand(batch, generator=generator), "speaker": speaker}
+    t, until = torch.rand(2, batch, generator=generator)
+    return {"x": x, "mu": mu, "cond": cond, "t": t, "until": until, "speaker": speaker}
 
 
 def expect(reference: Any, mask: Tensor, given: dict[str, Tensor]) -> Tensor:
-    return reference(given["x"], mask, given["mu"], given["t"], given["speaker"], given["cond"])
+    return reference(given["x"], mask, given["mu"], given["t"], given["speaker"], given["cond"], given["until"])
 
 
 @pytest.mark.parametrize(("batch", "frames"), [(1, 1), (2, 2), (4, 30)])
@@ -51,8 +53,14 @@ def test_a_row_in_a_ragged_batch_equals_the_row_alone(estimator: Estimator) -> N
 
 def test_one_embedded_time_serves_all_rows(estimator: Estimator) -> None:
     given = inputs(3, 8)
-    given["t"] = torch.full((3,), 0.3)
+    given |= {"t": torch.full((3,), 0.3), "until": torch.full((3,), 0.8)}
     each = estimator(mask=None, **given)
-    time = estimator.embed_time(torch.tensor([0.3]))
+    time = estimator.embed_time(torch.tensor([0.3]), torch.tensor([0.8]))
     one = estimator.velocity(given["x"], None, given["mu"], time, given["speaker"], given["cond"])
     torch.testing.assert_close(one, each, atol=TOLERANCE, rtol=0)
+
+
+def test_only_a_mean_flow_heeds_the_end_of_a_step(estimator: Estimator, spec: S3GenSpec) -> None:
+    t = torch.tensor([0.3])
+    early, late = (estimator.embed_time(t, torch.tensor([until])) for until in (0.4, 0.9))
+    assert torch.equal(early, late) != spec.meanflow

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from chatterbox_engine.s3gen.flow import Flow, flow_noise
+from chatterbox_engine.spec import S3GenSpec
 from tests.s3gen.conftest import MEL_BINS, SMALL, TOLERANCE
 
 PROMPT = 6
@@ -13,8 +14,8 @@ LOOKAHEAD = SMALL.encoder.lookahead
 
 
 @pytest.fixture(scope="module")
-def flow(reference_flow: Any) -> Flow:
-    flow = Flow(SMALL)
+def flow(spec: S3GenSpec, reference_flow: Any) -> Flow:
+    flow = Flow(spec)
     flow.load_state_dict(reference_flow.state_dict(), strict=True)
     return flow.eval().requires_grad_(False)
 
@@ -43,6 +44,7 @@ def reference_mel(reference: Any, monkeypatch: pytest.MonkeyPatch, given: tuple[
         embedding=speaker,
         finalize=True,
         n_timesteps=steps,
+        meanflow=reference.decoder.estimator.meanflow,
     )
     return mel
 
@@ -52,7 +54,7 @@ def test_equals_the_reference(
     flow: Flow, reference_flow: Any, monkeypatch: pytest.MonkeyPatch, batch: int, steps: int | None
 ) -> None:
     given = inputs(batch, 15)
-    expected = reference_mel(reference_flow, monkeypatch, given, steps=steps or SMALL.cfm_steps)
+    expected = reference_mel(reference_flow, monkeypatch, given, steps=steps or flow.spec.cfm_steps)
     assert 0.1 < expected.std() < 10
     mel = flow(*given, steps=steps, final=True)
     assert mel.shape == (batch, MEL_BINS, 18)
@@ -71,7 +73,8 @@ def test_lookahead_tokens_are_heard_but_not_spoken(
     cond[:, :, : 2 * PROMPT] = prompt.transpose(1, 2)
     voice = reference_flow.spk_embed_affine_layer(torch.nn.functional.normalize(speaker, dim=1))
     monkeypatch.setattr(torch, "randn_like", lambda x: noise[:, :, :frames].clone())
-    expected, _ = reference_flow.decoder(mu, torch.ones(1, 1, frames), n_timesteps=2, spks=voice, cond=cond)
+    expected, _ = reference_flow.decoder(mu, torch.ones(1, 1, frames), n_timesteps=2, spks=voice, cond=cond,
+                                         meanflow=flow.spec.meanflow)  # fmt: skip
     mel = flow(*given, steps=2, final=False)
     torch.testing.assert_close(mel, expected[:, :, 2 * PROMPT :], atol=TOLERANCE, rtol=0)
 

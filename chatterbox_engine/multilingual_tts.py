@@ -1,0 +1,72 @@
+"""OptimizedChatterboxMultilingualTTS: the drop-in class for ChatterboxMultilingualTTS."""
+
+import os
+from collections.abc import Generator
+
+from torch import Tensor
+
+from chatterbox_engine.speaker import Call, Speaker
+from chatterbox_engine.text.languages import LANGUAGES
+from chatterbox_engine.utterance import StreamingMetrics
+
+
+class OptimizedChatterboxMultilingualTTS(Speaker):
+    """`chatterbox.mtl_tts.ChatterboxMultilingualTTS`, with the same calls and the fast engine behind them.
+
+    `model="chatterbox-multilingual-v3"` loads the newer T3.
+    """
+
+    MODEL = "chatterbox-multilingual"
+
+    @classmethod
+    def get_supported_languages(cls) -> dict[str, str]:
+        """Codes of the languages, and their English names."""
+        return LANGUAGES.copy()
+
+    def generate(
+        self,
+        text: str,
+        language_id: str | None = None,
+        audio_prompt_path: str | os.PathLike[str] | None = None,
+        exaggeration: float | None = None,
+        cfg_weight: float | None = None,
+        temperature: float | None = None,
+        repetition_penalty: float | None = None,
+        min_p: float | None = None,
+        top_p: float | None = None,
+        *,
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        top_k: int | None = None,
+    ) -> Tensor:
+        """Speak a text of any length in one of the languages; float32 (1, samples) at 24 kHz.
+
+        None is the family's default, and English. The same seed gives the same audio; None draws one from torch's
+        generator. Raises InvalidRequest.
+        """
+        return self._whole(Call.of(locals()))
+
+    def generate_stream(
+        self,
+        text: str,
+        language_id: str | None = None,
+        audio_prompt_path: str | os.PathLike[str] | None = None,
+        exaggeration: float | None = None,
+        cfg_weight: float | None = None,
+        temperature: float | None = None,
+        repetition_penalty: float | None = None,
+        min_p: float | None = None,
+        top_p: float | None = None,
+        *,
+        chunk_size: int | None = None,
+        context_window: int | None = None,
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        top_k: int | None = None,
+    ) -> Generator[tuple[Tensor, StreamingMetrics], None, None]:
+        """`generate`, chunk by chunk: ((1, samples), metrics) pairs. Closing the generator cancels.
+
+        `chunk_size` is in speech tokens (25 a second); None is the configuration's schedule, which starts small and
+        grows. `context_window` is how many earlier tokens the flow sees again with each chunk; None: all of them.
+        """
+        return self._stream(Call.of(locals()))

@@ -1,0 +1,71 @@
+"""Normalised text -> the ids that T3 reads."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from chatterbox_engine.errors import ModelUnavailable
+from chatterbox_engine.spec import ModelSpec
+from chatterbox_engine.text.cangjie import Cangjie
+from chatterbox_engine.text.gpt2 import read_gpt2
+from chatterbox_engine.text.languages import written
+
+_SPACE = "[SPACE]"
+_BYTE_SPACE = "Ġ"
+"""How byte-level vocabularies write a space."""
+_WAY_OUT = "Download the checkpoint again, or use model `demo`, which needs no files."
+
+
+class TextTokenizer:
+    """The model's own byte-pair vocabulary; `where` names its source in errors.
+
+    Raises ModelUnavailable where it is another model's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, spec: ModelSpec, where: str, cangjie: Cangjie | None = None) -> None:
+        vocabulary = tokenizer.get_vocab()
+        self._tagged = len(spec.languages) > 1
+        self._graphemes = spec.tokenizer == "graphemes"
+        needed: dict[str, int | None] = {_BYTE_SPACE: None}
+        if self._graphemes:
+            needed = {"[START]": spec.t3.start_text, "[STOP]": spec.t3.stop_text, _SPACE: None}
+        if self._tagged:
+            needed |= {f"[{language}]": None for language in spec.languages}
+        for token, wanted in needed.items():
+            found = vocabulary.get(token)
+            if found is None or wanted not in (None, found):
+                place = "" if wanted is None else f" as id {wanted}"
+                raise ModelUnavailable(f"{where} does not have {token}{place}: it is another model's. {_WAY_OUT}")
+        if max(vocabulary.values()) >= spec.t3.text_vocab:
+            raise ModelUnavailable(
+                f"{where} has ids up to {max(vocabulary.values())}, but the model has {spec.t3.text_vocab} text "
+                f"tokens: it is another model's. {_WAY_OUT}"
+            )
+        self._tokenizer = tokenizer
+        self._cangjie = cangjie
+        self._before = [] if spec.t3.start_text is None else [spec.t3.start_text]
+        self._after = [] if spec.t3.stop_text is None else [spec.t3.stop_text]
+
+    @classmethod
+    def from_folder(cls, folder: Path, spec: ModelSpec) -> "TextTokenizer":
+        """Read a checkpoint's. Raises ModelUnavailable where it is absent, no tokenizer, or another model's."""
+        path = folder / spec.files.tokenizer
+        try:
+            tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else None
+            if tokenizer is None and spec.tokenizer == "gpt2":
+                tokenizer = read_gpt2(folder)
+        except Exception as error:  # the library raises Exception itself
+            raise ModelUnavailable(f"{path} is not a tokenizer ({error}). {_WAY_OUT}") from error
+        if tokenizer is None:
+            raise ModelUnavailable(f"{path} is missing. {_WAY_OUT}")
+        cangjie = None if spec.files.cangjie is None else Cangjie.from_file(folder / spec.files.cangjie)
+        return cls(tokenizer, spec, str(path), cangjie)
+
+    def encode(self, text: str, language: str = "en") -> list[int]:
+        """Ids of a normalised text in one of the model's languages, between the start and the stop token if it has
+        them."""
+        if self._tagged:
+            text = f"[{language}]{written(text, language, self._cangjie)}"
+        if self._graphemes:
+            text = text.replace(" ", _SPACE)
+        return [*self._before, *self._tokenizer.encode(text).ids, *self._after]
