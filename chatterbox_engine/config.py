@@ -42,8 +42,8 @@ class T3Switches(_Switches):
     """What is kept of a voice's conditioning: nothing, its embeddings, or its keys and values too."""
     max_streams: int = Field(8, ge=1, le=1024)
     """Requests decoded at the same time; each has one row of the KV cache, or two with CFG."""
-    max_positions: int = Field(1408, ge=64, le=8192)
-    """Positions of a row: conditioning, text and speech tokens together."""
+    max_positions: int | None = Field(None, ge=64, le=8192)
+    """Positions of a row: conditioning, text and speech tokens together. None: room for 1,000 speech tokens."""
     prefill_positions: int = Field(64, ge=8)
     """Positions (rows x tokens) prefilled in one step beside running streams, so that they do not stall."""
     exact: bool = False
@@ -134,7 +134,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "warmup": "full",
     },
     "low-vram": {
-        "t3": {"quantization": "int8", "max_streams": 1, "max_positions": 1408},
+        "t3": {"quantization": "int8", "max_streams": 1},
         "s3gen": {"max_streams": 1, "max_batch": 1},
         "memory": {"expandable_segments": True, "idle_s": 300.0},
     },

@@ -73,6 +73,12 @@ class T3Spec(_Spec):
     alignment_guard: bool = False
     """The model is meant to run with the guard."""
 
+    @property
+    def positions(self) -> int:
+        """Room for a voice, a long piece of text and 1,000 speech tokens (40 s), in whole blocks of 64."""
+        voice = 1 + (self.perceiver_queries or self.prompt_tokens)
+        return -(-(voice + 350 + 1000) // 64) * 64
+
 
 class EncoderSpec(_Spec):
     """The flow's conformer encoder: token rate in, mel-frame rate out."""

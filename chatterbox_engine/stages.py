@@ -45,9 +45,9 @@ class T3Stage:
         dtype = t3_dtype(switches.precision, device)
         form = applicable(switches.quantization, device)
         logger.info("T3: loading %s as %s, quantization %s, on %s", checkpoint.model, dtype, form, device)
-        weights = checkpoint.weights(T3_FILE)
+        weights, positions = checkpoint.weights(T3_FILE), switches.max_positions or spec.t3.positions
         kernels = switches.cpu_kernels if switches.compile == "off" else "plain"  # packed weights do not compile
-        self._model = T3Model.from_weights(spec.t3, weights, switches.max_positions, dtype, device, form, kernels)
+        self._model = T3Model.from_weights(spec.t3, weights, positions, dtype, device, form, kernels)
         self.dtype = dtype
         if dtype == torch.float16:
             self._check_finite()

@@ -41,10 +41,10 @@ class Worker(ABC):
         """Whether there is any, running or waiting. A worker that may rest says so."""
         return True
 
-    def rest(self) -> None:
+    def rest(self) -> None:  # noqa: B027 (what a worker need not do)
         """Give the device's memory back: nobody has asked for anything in a while."""
 
-    def resume(self) -> None:
+    def resume(self) -> None:  # noqa: B027
         """Take it again: there is work."""
 
     @abstractmethod

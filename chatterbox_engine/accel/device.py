@@ -52,7 +52,6 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "tf32":
         if device.type == "cuda":
             torch.backends.cuda.matmul.fp32_precision = "tf32"
-            torch.backends.cudnn.conv.fp32_precision = "tf32"
         else:
             logger.warning("precision: tf32 is a GPU's; %s computes in fp32.", device)
     return _DTYPES[precision]

@@ -104,11 +104,11 @@ def _by_torchao(linear: nn.Linear, form: Quantization) -> nn.Module:
     configs: dict[str, Callable[[], object]] = {
         "int8": Int8WeightOnlyConfig,
         "int8_dynamic": Int8DynamicActivationInt8WeightConfig,
-        "int4": lambda: Int4WeightOnlyConfig(group_size=64, int4_packing_format="tile_packed_to_4d"),  # type: ignore[arg-type]
+        "int4": lambda: Int4WeightOnlyConfig(group_size=64, int4_packing_format="tile_packed_to_4d"),
         "fp8": lambda: Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()),
     }
     holder = nn.Sequential(linear)
-    quantize_(holder, configs[form]())  # type: ignore[arg-type]
+    quantize_(holder, configs[form]())
     return holder[0]
 
 

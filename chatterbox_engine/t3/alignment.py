@@ -23,25 +23,27 @@ class AlignmentGuard:
 
     def __init__(self, spec: T3Spec, slots: int, device: torch.device) -> None:
         self._stop = spec.stop_speech
-        count = {"size": (slots,), "dtype": torch.int64, "device": device}
-        amount = {"size": (slots,), "dtype": torch.float32, "device": device}
-        self.begin = torch.zeros(**count)
+
+        def zeros(dtype: torch.dtype, *more: int) -> Tensor:
+            return torch.zeros(slots, *more, dtype=dtype, device=device)
+
+        self.begin = zeros(torch.int64)
         """Place of the text's first token in the row."""
-        self.text = torch.ones(**count)
+        self.text = zeros(torch.int64) + 1
         """Tokens of the text, its marks included."""
-        self._frames = torch.zeros(**count)
-        self._position = torch.zeros(**count)
-        self.started = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._complete = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._first = torch.zeros(**amount)
+        self._frames = zeros(torch.int64)
+        self._position = zeros(torch.int64)
+        self.started = zeros(torch.bool)
+        self._complete = zeros(torch.bool)
+        self._first = zeros(torch.float32)
         """Strongest attention so far to the text's first four tokens."""
-        self._previous_end = torch.zeros(**amount)
+        self._previous_end = zeros(torch.float32)
         """The row before's strongest attention to the last two tokens."""
-        self._tail = torch.zeros(slots, 3, dtype=torch.float32, device=device)
+        self._tail = zeros(torch.float32, 3)
         """Attention that each of the last three tokens gathered after completion."""
-        self._earlier = torch.zeros(**amount)
+        self._earlier = zeros(torch.float32)
         """Sum of the rows' strongest attention to all but the last five tokens after completion."""
-        self._token = torch.full((slots,), -1, dtype=torch.int64, device=device)
+        self._token = zeros(torch.int64) - 1
 
     def join(self, slot: int, begin: int, text: int) -> None:
         """A new stream takes a slot; its text is the `text` tokens from place `begin` of its rows."""

@@ -112,10 +112,11 @@ class T3Engine(Worker):
             raise InvalidRequest(f"The text has {len(text)} tokens; this model takes {spec.max_text_tokens}.", "input")
         voice_positions = self._model.voice_positions(voice.prompt.shape[1])
         length = self._model.prompt_length(voice_positions, len(text))
-        if length + params.max_new_tokens > self._switches.max_positions:
+        most = self.runner.cache.scratch
+        if length + params.max_new_tokens > most:
             raise InvalidRequest(
                 f"The text takes {length} positions and max_new_tokens asks for {params.max_new_tokens} more, "
-                f"but a row has {self._switches.max_positions}. Shorten one of them, or raise t3.max_positions.",
+                f"but a row has {most}. Shorten one of them, or raise t3.max_positions.",
                 "input",
             )
         exact = self._switches.exact

@@ -17,7 +17,6 @@ from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.native_step import NativeStep
 from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
 
-
 Shape = tuple[int, int, int, bool]
 """Of a decode step: rows, slots that draw, places read, and whether a filter needs the logits sorted."""
 
@@ -50,7 +49,8 @@ class Runner:
         self._full = switches.kv_cache == "full"
         self.device = model.device
         rows = (2 if model.spec.cfg else 1) * switches.max_streams
-        self.cache = KVCache(model.spec, rows, switches.max_positions, model.dtype, self.device)
+        positions = switches.max_positions or model.spec.positions
+        self.cache = KVCache(model.spec, rows, positions, model.dtype, self.device)
         self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, guard, self.device)
         self.graphs = Graphs(self.device, switches.cuda_graphs and not switches.exact)
         self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)

@@ -35,9 +35,7 @@ def model(spec: T3Spec, form: Quantization = "none", kernels: CpuKernels = "auto
 @pytest.fixture(scope="module")
 def voice() -> T3Voice:
     generator = torch.Generator().manual_seed(1)
-    return T3Voice(
-        "v", torch.randn(1, 256, generator=generator), torch.randint(0, 6561, (1, 150), generator=generator)
-    )
+    return T3Voice("v", torch.randn(1, 256, generator=generator), torch.randint(0, 6561, (1, 150), generator=generator))
 
 
 @needs_kernels

@@ -40,7 +40,7 @@ def test_invariants_under_any_order_of_arrivals_steps_and_departures(actions: li
             decoding = [s for s in scheduler.running if not s.prefilling]
             plan = scheduler.prefill()
             if decoding:
-                assert sum(count * s.width for s, count in plan) <= BUDGET + 2  # a last part is never one position alone
+                assert sum(count * s.width for s, count in plan) <= BUDGET + 2  # a last part is never one alone
             else:
                 assert {s for s, _ in plan} == {s for s in scheduler.running if s.prefilling}
             assert bool(plan) == any(s.prefilling for s in scheduler.running)
