@@ -52,6 +52,7 @@ class T3Stage:
         if dtype == torch.float16:
             self._check_finite()
         self.engine = T3Engine(self._model, switches, idle_s=config.memory.idle_s)
+        logger.info("T3: steps run by %s", self.engine.runner.kernels)
         if self._warmup == "full":
             self.engine.capture(_progress)
         self.engine.start()
@@ -102,7 +103,8 @@ class S3GenStage:
         model = S3GenModel(checkpoint.spec.s3gen, checkpoint.weights(S3GEN_FILE), dtype, device, f0_dtype)
         self.dtype = dtype
         self._schedule = config.s3gen.chunk_schedule
-        self.engine = S3GenEngine(model, config.s3gen, Watermarker() if config.watermark else None)
+        watermarker = Watermarker() if config.watermark else None
+        self.engine = S3GenEngine(model, config.s3gen, watermarker, config.memory.idle_s)
         self.engine.start()
 
     def open(

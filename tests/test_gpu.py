@@ -1,5 +1,7 @@
 """The same numbers on a GPU as on a CPU."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -34,3 +36,54 @@ def test_bf16_speaks_without_nan() -> None:
     audio = tts.generate(TEXT, seed=3)
     assert torch.isfinite(audio).all()
     assert audio.std() > 1e-3
+
+
+def tokens_of(config: EngineConfig, model: str = "demo") -> torch.Tensor:
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model=model)
+    try:
+        return tts.speech_tokens(TEXT, seed=3, max_new_tokens=40)
+    finally:
+        tts.close()
+
+
+@pytest.mark.parametrize("warmup", ["first", "full"])
+def test_captured_steps_are_the_eager_ones(warmup: str) -> None:
+    """In fp32, whose kernels do not depend on being captured; with the sampling and its filters inside."""
+    eager, captured = (
+        tokens_of(EngineConfig.profile("balanced", warmup=warmup, t3={"precision": "fp32", "cuda_graphs": graphs}))
+        for graphs in (False, True)
+    )
+    assert torch.equal(eager, captured)
+
+
+def test_a_capture_takes_place() -> None:
+    config = EngineConfig.profile("balanced", warmup="full", t3={"max_streams": 2})
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="demo")
+    graphs = tts._t3.engine.runner.graphs
+    assert graphs.enabled
+    assert len(graphs) == len(tts._t3.engine.runner.shapes())
+    tts.close()
+
+
+@pytest.mark.parametrize("form", ["int8", "int8_dynamic", "int4", "fp8", "nf4"])
+def test_every_form_of_weights_speaks(form: str) -> None:
+    """What this GPU or this environment cannot do falls back and speaks, too."""
+    assert len(tokens_of(EngineConfig.profile("balanced", t3={"quantization": form}))) > 10
+
+
+@pytest.mark.parametrize("mode", ["default", "max-autotune-no-cudagraphs"])
+def test_compiled_layers_speak(mode: str) -> None:
+    assert len(tokens_of(EngineConfig.profile("balanced", t3={"compile": mode}))) > 10
+
+
+def test_an_idle_engine_gives_its_memory_back_and_speaks_again() -> None:
+    config = EngineConfig.profile("balanced", watermark=False, memory={"idle_s": 0.5})
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="demo")
+    expected = tts.speech_tokens(TEXT, seed=3)
+    busy = torch.cuda.memory_allocated()
+    end = time.monotonic() + 20
+    while not tts._t3.engine.resting and time.monotonic() < end:
+        time.sleep(0.05)
+    assert torch.cuda.memory_allocated() < busy / 2
+    assert torch.equal(tts.speech_tokens(TEXT, seed=3), expected)
+    tts.close()

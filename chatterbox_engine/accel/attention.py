@@ -29,6 +29,7 @@ class AttentionKernel:
         if self._backend is not None and not _runs(self._backend, device, dtype, head_width):
             logger.warning("attention: %s does not run here (%s, %s, masked); PyTorch chooses.", wanted, device, dtype)
             self._backend = None
+        self.name = wanted if self._backend is not None else "fused"
 
     def __call__(self) -> AbstractContextManager[None]:
         """A context in which scaled_dot_product_attention uses it."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chatterbox_engine.accel.memory import give_back
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.s3gen.flow import Flow, flow_noise
@@ -47,14 +48,26 @@ class S3GenModel:
         self.flow = flow.to(device)
         self.hift = hift.to(device)
         self.device = device
+        """Where it computes; while nobody asks for anything its weights may be elsewhere."""
         self.dtype = dtype
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights."""
+        self.flow.to(device)
+        self.hift.to(device)
 
 
 class S3GenEngine(Worker):
     """Speech tokens in, a stream of audio out, for many utterances at once."""
 
-    def __init__(self, model: S3GenModel, switches: S3GenSwitches, watermarker: Watermarker | None) -> None:
-        super().__init__("s3gen")
+    def __init__(
+        self,
+        model: S3GenModel,
+        switches: S3GenSwitches,
+        watermarker: Watermarker | None,
+        idle_s: float | None = None,
+    ) -> None:
+        super().__init__("s3gen", idle_s)
         self._model = model
         self._switches = switches
         self._watermarker = watermarker
@@ -132,6 +145,16 @@ class S3GenEngine(Worker):
         for item, sound in zip(work, sounds, strict=True):
             self._emit(item, sound.cpu().numpy())
         return True
+
+    def has_work(self) -> bool:
+        return bool(self._streams)
+
+    def rest(self) -> None:
+        self._model.to(torch.device("cpu"))
+        give_back(self._model.device)
+
+    def resume(self) -> None:
+        self._model.to(self._model.device)
 
     def fail_all(self, error: BaseException) -> None:
         with self._lock:

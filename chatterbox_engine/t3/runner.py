@@ -64,6 +64,14 @@ class Runner:
                 for part in ("queries_keys_values", "finish"):
                     setattr(layer, part, compiled(getattr(layer, part), switches.compile, "T3's layers"))
 
+    @property
+    def kernels(self) -> str:
+        """What a decode step runs on, in words."""
+        if self._native is not None:
+            return "the engine's own CPU kernels"
+        captured = "CUDA graphs of " if self.graphs.enabled else ""
+        return f"{captured}PyTorch's operators, {self._attention.name} attention"
+
     def rest(self) -> None:
         """Move the weights to the host and let go of the cache and of what was captured."""
         self.graphs.clear()

@@ -286,3 +286,17 @@ def test_a_stopped_engine_ends_its_streams(model: S3GenModel) -> None:
         spoken(stream)
     with pytest.raises(EngineDead):
         engine.open(voice())
+
+
+def test_an_idle_engine_rests_and_comes_back(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(), None, idle_s=0.2)
+    engine.start()
+    try:
+        expected = say(engine, 12, (5,))
+        end = time.monotonic() + 10
+        while not engine.resting and time.monotonic() < end:
+            time.sleep(0.02)
+        assert engine.resting
+        assert np.array_equal(say(engine, 12, (5,)), expected)
+    finally:
+        engine.stop()
