@@ -1,4 +1,4 @@
-"""The CPU's own kernels: `decode.c`, compiled for this processor at first use and kept."""
+"""The CPU's own kernels: `linear.h` and `decode.c`, compiled for this processor at first use and kept."""
 
 import ctypes
 import hashlib
@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("decode.c")
+_FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffast-math", "-fno-finite-math-only", "-fPIC", "-std=gnu11")
 
 
@@ -77,7 +77,8 @@ def _built() -> Path:
     target = subprocess.run(
         [compiler, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False
     )
-    what = (_SOURCE.read_text(), *_FLAGS, target.stdout, platform.machine())
+    sources = [(_FOLDER / name).read_text() for name in ("linear.h", "decode.c")]
+    what = (*sources, *_FLAGS, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"
     library = folder / f"decode-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.so"
     if library.is_file():
@@ -86,7 +87,7 @@ def _built() -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled, linked = Path(scratch) / "decode.o", Path(scratch) / "decode.so"
         commands = (
-            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(compiled)],
+            [compiler, *_FLAGS, "-c", str(_FOLDER / "decode.c"), "-o", str(compiled)],
             # Linked without -ffast-math, which would set the whole process's floating-point modes.
             [compiler, "-shared", "-fopenmp", str(compiled), "-o", str(linked), "-lm"],
         )

@@ -1,0 +1,114 @@
+"""Each benchmark runs on the demo model, and what it reports hangs together. No time is asserted."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.ceilings import prompt_positions
+from benchmarks.prompts import of_positions
+from benchmarks.subject import configured, voice_of
+from chatterbox_engine.checkpoint import Checkpoint, find
+from chatterbox_engine.stages import T3Stage
+from chatterbox_engine.text import normalise
+from tests.benchmarks.conftest import Bench
+
+DEMO = ("--model", "demo", "--device", "cpu", "--repeats", "1")
+
+
+def test_t3(bench: Bench) -> None:
+    told = bench("t3", *DEMO, "--no-reference", "--streams", "1,3", "--tokens", "6", "--positions", "120")
+    one, three = told["rows"]
+    assert [row["variant"] for row in told["rows"]] == ["1 stream", "3 streams"]
+    assert one["rtf"]["median"] == pytest.approx(25 * one["step_s"]["median"])
+    assert three["tokens_a_second"]["median"] == pytest.approx(3 / three["step_s"]["median"], rel=0.05)
+    kv = one["kv_bytes_a_stream"]
+    assert one["step_bytes"] == told["conditions"]["weight_bytes"] + kv
+    assert three["step_bytes"] == told["conditions"]["weight_bytes"] + 3 * kv
+    assert one["share"] == pytest.approx(one["ceiling_step_s"] / one["step_s"]["median"])
+    assert len(told["rounds"]["1 stream"]) == 1
+
+
+def test_s3gen(bench: Bench) -> None:
+    told = bench("s3gen", *DEMO, "--no-reference", "--seconds", "1,2", "--batch", "1,2")
+    rows = {row["variant"]: row for row in told["rows"]}
+    assert list(rows) == ["1 s, batch 1", "1 s, batch 2", "2 s, batch 1", "2 s, batch 2"]
+    assert rows["1 s, batch 2"]["operations"] == 2 * rows["1 s, batch 1"]["operations"]
+    assert rows["2 s, batch 1"]["rtf"]["median"] == pytest.approx(rows["2 s, batch 1"]["seconds"]["median"] / 2)
+
+
+def test_e2e(bench: Bench) -> None:
+    told = bench("e2e", *DEMO, "--tokens", "12", "--switch", "watermark=false", "--text", "Hello there.")
+    (row,) = told["rows"]
+    assert 0 < row["first_audio_s"]["median"] <= row["seconds"]["median"]
+    assert row["rtf"]["median"] == pytest.approx(row["seconds"]["median"] / row["audio_s"]["median"], rel=0.2)
+
+
+def test_scheduler(bench: Bench) -> None:
+    (row,) = bench("scheduler", "--streams", "20", "--steps", "50")["rows"]
+    assert row["median_s"] <= row["p99_s"] <= row["max_s"]
+
+
+def test_streaming(bench: Bench) -> None:
+    told = bench("streaming", "--model", "demo", "--device", "cpu", "--repeats", "1", "--seconds", "2.5")
+    distances = {row["variant"]: row["distance"]["median"] for row in told["rows"]}
+    assert 0 < distances["[20, 25, 50, 100], all"] < distances["another seed"]
+
+
+def test_syncs(bench: Bench) -> None:
+    (row,) = bench("syncs", "--model", "demo", "--device", "cpu", "--tokens", "6", "--positions", "120")["rows"]
+    assert row["steps"] >= 6
+    assert row["waits"] == 0
+
+
+def test_what_cannot_be_measured_is_said_in_a_sentence() -> None:
+    for arguments, words in (
+        (["t3", "--model", "no/such/model"], "no/such/model"),
+        (["t3", *DEMO, "--no-reference", "--positions", "40"], "--positions"),
+        (["t3", *DEMO, "--no-reference", "--positions", "100", "--tokens", "90"], "--"),
+        (["t3", *DEMO, "--switch", "t3.nothing=1"], "nothing"),
+        (["s3gen", *DEMO], "--no-reference"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert words in str(end.value)
+
+
+@pytest.mark.parametrize("model", ["demo", "dummy:chatterbox-turbo", "dummy:chatterbox-multilingual"])
+def test_prompts_fill_the_positions_asked_for(model: str) -> None:
+    checkpoint = find(model, "cpu")
+    spec, tokenizer = checkpoint.spec, checkpoint.tokenizer()
+    for index in range(9):
+        ids = tokenizer.encode(normalise(of_positions(checkpoint, 500, index), spec.family), spec.language)
+        assert 470 < prompt_positions(spec.t3, len(ids)) <= 500
+    texts = {of_positions(checkpoint, 500, index) for index in range(9)}
+    assert len(texts) == 9
+
+
+@pytest.fixture
+def two_layers() -> Checkpoint:
+    checkpoint = find("dummy:chatterbox", "cpu")
+    t3 = checkpoint.spec.t3.model_copy(update={"layers": 2, "aligned_heads": ()})
+    return replace(checkpoint, spec=checkpoint.spec.model_copy(update={"t3": t3}))
+
+
+@pytest.fixture
+def stage(two_layers: Checkpoint) -> Iterator[T3Stage]:
+    switches = ("t3.max_positions=400", "t3.max_streams=1", "warmup=none")
+    stage = T3Stage(two_layers, configured("reference", switches), torch.device("cpu"))
+    yield stage
+    stage.engine.stop()
+
+
+def test_the_reference_has_the_checkpoints_tensors(two_layers: Checkpoint, stage: T3Stage) -> None:
+    from benchmarks.reference import ReferenceT3
+
+    text, voice, tokens = "These words are spoken twice.", voice_of(two_layers), 12
+    reference = ReferenceT3(two_layers, torch.device("cpu"))
+    theirs = reference.speak(text, voice, tokens, seed=4)[0]
+    params = two_layers.spec.sampling.model_copy(update={"seed": 4, "max_new_tokens": tokens})
+    own, _ = stage.speak(text, voice, params).read(tokens + 1, timeout=60)
+    assert own == theirs[theirs < 6561].tolist()
+    assert reference.measure(text, voice, 3).keys() == {"step_s", "tokens_a_second", "first_token_s"}
