@@ -46,61 +46,104 @@ static void rotate(float *x, const float *cos, const float *sin) {
   }
 }
 
-// One head of one row: `length` places of keys and values, bf16. weights: (length), on return the attention.
-static void attend(const float *q, const uint16_t *keys, const uint16_t *values, int64_t length, float *weights,
-                   float *to) {
-  __m512 query[4], sum[4];
-  for (int i = 0; i < 4; i++) {
-    query[i] = _mm512_mul_ps(_mm512_loadu_ps(q + 16 * i), _mm512_set1_ps(0.125f)); // 1 / sqrt(HEAD_WIDTH)
-    sum[i] = _mm512_setzero_ps();
-  }
-  float most = -INFINITY;
-  for (int64_t p = 0; p < length; p++) {
-    const uint16_t *key = keys + p * HEAD_WIDTH;
-    _mm_prefetch((const char *)(key + 8 * HEAD_WIDTH), _MM_HINT_T0);
-    _mm_prefetch((const char *)(key + 8 * HEAD_WIDTH) + 64, _MM_HINT_T0);
-    __m512 a = _mm512_mul_ps(query[0], load_bf16(key)), b = _mm512_mul_ps(query[1], load_bf16(key + 16));
-    a = _mm512_fmadd_ps(query[2], load_bf16(key + 32), a);
-    b = _mm512_fmadd_ps(query[3], load_bf16(key + 48), b);
-    weights[p] = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
-    most = fmaxf(most, weights[p]);
-  }
-  float total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t p = 0; p < length; p++) {
-    weights[p] = expf(weights[p] - most);
-    total += weights[p];
-  }
-  for (int64_t p = 0; p < length; p++) {
-    weights[p] /= total;
-    const uint16_t *value = values + p * HEAD_WIDTH;
-    _mm_prefetch((const char *)(value + 8 * HEAD_WIDTH), _MM_HINT_T0);
-    _mm_prefetch((const char *)(value + 8 * HEAD_WIDTH) + 64, _MM_HINT_T0);
-    __m512 w = _mm512_set1_ps(weights[p]);
-    for (int i = 0; i < 4; i++) sum[i] = _mm512_fmadd_ps(w, load_bf16(value + 16 * i), sum[i]);
-  }
-  for (int i = 0; i < 4; i++) _mm512_storeu_ps(to + 16 * i, sum[i]);
+// e^x of 16 numbers within 2e-7 of it: 2^n by the exponent, the rest by a polynomial (Cephes, S. Moshier).
+static inline __m512 exponential(__m512 x) {
+  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  const float terms[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 0.5f};
+  __m512 y = _mm512_set1_ps(terms[0]);
+  for (int i = 1; i < 6; i++) y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(terms[i]));
+  y = _mm512_fmadd_ps(_mm512_mul_ps(r, r), y, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+  return _mm512_scalef_ps(y, n);
 }
 
-// Where threads share the making ready of rows, they meet before they read them.
-#define MEET if (!few) { _Pragma("omp barrier") }
+// The sum of each of 16 vectors: halves are added side by side, four times.
+static inline __m512 sums_of(__m512 v[16]) {
+  for (int i = 0; i < 8; i++)
+    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+  for (int i = 0; i < 4; i++)
+    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd));
+  for (int i = 0; i < 2; i++)
+    v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
+  v[0] = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xdd));
+  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+  return _mm512_permutexvar_ps(order, v[0]);
+}
+
+static inline void fetch(const uint16_t *place) {
+  _mm_prefetch((const char *)(place + 16 * HEAD_WIDTH), _MM_HINT_T0);
+  _mm_prefetch((const char *)(place + 16 * HEAD_WIDTH + 32), _MM_HINT_T0);
+}
+
+// One head of one row: `length` places of keys and values, bf16. weights: room for whole vectors of `length`, on return
+// the attention. Products with keys are of bf16, to which the query is rounded; sums are in fp32.
+static void attend(const float *q, const uint16_t *keys, const uint16_t *values, int64_t length, float *weights,
+                   float *to) {
+  uint16_t query[HEAD_WIDTH];
+  for (int i = 0; i < HEAD_WIDTH; i++) query[i] = to_bf16(q[i] * 0.125f); // 1 / sqrt(HEAD_WIDTH), a power of two
+  __m512bh low = (__m512bh)_mm512_loadu_si512(query), high = (__m512bh)_mm512_loadu_si512(query + 32);
+  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+  for (int64_t p = 0; p < length; p += 16) {
+    __m512 v[16];
+    for (int i = 0; i < 16; i++) { // beyond the end the last place stands in
+      const uint16_t *key = keys + (p + i < length ? p + i : length - 1) * HEAD_WIDTH;
+      fetch(key);
+      v[i] = _mm512_dpbf16_ps(_mm512_setzero_ps(), low, (__m512bh)_mm512_loadu_si512(key));
+      v[i] = _mm512_dpbf16_ps(v[i], high, (__m512bh)_mm512_loadu_si512(key + 32));
+    }
+    __m512 scores = sums_of(v);
+    most = _mm512_max_ps(most, scores);
+    _mm512_storeu_ps(weights + p, scores);
+  }
+  most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  for (int64_t p = 0; p < length; p += 16) {
+    __mmask16 inside = length - p >= 16 ? 0xffff : (__mmask16)((1 << (length - p)) - 1);
+    __m512 own = _mm512_maskz_mov_ps(inside, exponential(_mm512_sub_ps(_mm512_loadu_ps(weights + p), most)));
+    total = _mm512_add_ps(total, own);
+    _mm512_storeu_ps(weights + p, own);
+  }
+  float share = 1.0f / _mm512_reduce_add_ps(total);
+  // A pair of bf16 is a float's upper half and, shifted, another's: values at even and odd places are summed apart.
+  const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+  __m512 even[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, odd[2] = {even[0], even[0]};
+  for (int64_t p = 0; p < length; p++) {
+    const uint16_t *value = values + p * HEAD_WIDTH;
+    fetch(value);
+    weights[p] *= share;
+    __m512 w = _mm512_set1_ps(weights[p]);
+    for (int half = 0; half < 2; half++) {
+      __m512i pairs = _mm512_loadu_si512(value + 32 * half);
+      even[half] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even[half]);
+      odd[half] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(_mm512_and_si512(pairs, upper)), odd[half]);
+    }
+  }
+  for (int half = 0; half < 2; half++)
+    for (int i = 0; i < 16; i++) {
+      to[32 * half + 2 * i] = even[half][i];
+      to[32 * half + 2 * i + 1] = odd[half][i];
+    }
+}
+
+// x: gate and up, or up alone -> to (mlp_width), a multiple of 16
+static void activate(const Model *model, const float *x, float *to) {
+  const __m512 one = _mm512_set1_ps(1.0f), none = _mm512_setzero_ps();
+  for (int64_t i = 0; i < model->mlp_width; i += 16) {
+    __m512 own = _mm512_loadu_ps(x + i), inner = own;
+    if (!model->llama) { // GELU by tanh, tanh by e^x
+      __m512 cube = _mm512_mul_ps(_mm512_mul_ps(own, own), own);
+      inner = _mm512_mul_ps(_mm512_fmadd_ps(cube, _mm512_set1_ps(0.044715f), own), _mm512_set1_ps(1.5957691216f));
+    }
+    own = _mm512_div_ps(own, _mm512_add_ps(one, exponential(_mm512_sub_ps(none, inner))));
+    if (model->llama) own = _mm512_mul_ps(own, _mm512_loadu_ps(x + model->mlp_width + i));
+    _mm512_storeu_ps(to + i, own);
+  }
+}
 
 // ---- a decode step -------------------------------------------------------------------------------------------------
 
-// x: gate and up, or up alone -> to (mlp_width)
-static void activate(const Model *model, const float *x, float *to) {
-  int64_t w = model->mlp_width;
-  if (model->llama) {
-#pragma omp simd
-    for (int64_t i = 0; i < w; i++) to[i] = x[i] / (1.0f + expf(-x[i])) * x[w + i];
-    return;
-  }
-#pragma omp simd
-  for (int64_t i = 0; i < w; i++) { // GELU by tanh, tanh by exp
-    float inner = 0.7978845608f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
-    to[i] = x[i] / (1.0f + expf(-2.0f * inner));
-  }
-}
+// Where threads share the making ready of rows, they meet before they read them.
+#define MEET if (!few) { _Pragma("omp barrier") }
 
 // One head of one row: turn the query and the new key, write the cache, attend. The result replaces the query.
 static void attend_row(const Model *model, const Cache *cache, int64_t layer, int64_t row, int64_t head, int64_t at,
@@ -132,7 +175,7 @@ int decode(const Model *model, const Cache *cache, float *x, const int64_t *posi
   int64_t widest = up > 3 * inner ? up : 3 * inner;
   int64_t longest = w > model->mlp_width ? w : model->mlp_width;
   int threads = omp_get_max_threads(), few = rows <= FEW;
-  int64_t form_bytes = padded(rows) * 2 * longest, own_floats = cache->positions + longest;
+  int64_t form_bytes = padded(rows) * 2 * longest, own_floats = cache->positions + 16 + longest;
   char *forms = aligned_alloc(64, (few ? threads : 1) * form_bytes);
   float *scales = malloc((few ? threads : 1) * rows * sizeof(float)), *wide = malloc(rows * widest * sizeof(float));
   float *own = malloc(threads * own_floats * sizeof(float));
@@ -145,7 +188,7 @@ int decode(const Model *model, const Cache *cache, float *x, const int64_t *posi
     enter();
     int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
     int64_t first = few ? 0 : me * rows / team, last = few ? rows : (me + 1) * rows / team;
-    float *weights = own + me * own_floats, *ready = weights + cache->positions;
+    float *weights = own + me * own_floats, *ready = weights + cache->positions + 16;
     char *form = few ? forms + me * form_bytes : forms;
     float *scale = few ? scales + me * rows : scales;
     for (int64_t index = 0; index < model->layers; index++) {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 enum { BLOCK = 16, TILE_ROWS = 16, ROW_TILES = 4, DIGIT = 128, LARGEST = 127 };
+enum { AHEAD = 8192 }; // bytes of weights fetched before they are needed: hardware stops at the end of a page
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
 typedef struct {
@@ -42,17 +43,6 @@ static inline uint16_t to_bf16(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
   return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-static inline float from_bf16(uint16_t x) {
-  uint32_t bits = (uint32_t)x << 16;
-  float y;
-  memcpy(&y, &bits, 4);
-  return y;
-}
-
-static inline __m512 load_bf16(const uint16_t *p) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
 
 // ---- activations -------------------------------------------------------------------------------------------------
@@ -115,7 +105,7 @@ static void tile_product(int64_t digits, const char *a, int64_t rows, int64_t st
                          int32_t *sums) {
   EACH_TILE(rows, ZERO)
   for (int64_t kb = 0; kb < bytes; kb += 64) {
-    _mm_prefetch(w + 16 * kb + 8192, _MM_HINT_T0);
+    for (int line = 0; line < 16; line++) _mm_prefetch(w + 16 * kb + AHEAD + 64 * line, _MM_HINT_T0);
     _tile_loadd(4, w + 16 * kb, 64);
     if (digits) { EACH_TILE(rows, ADD_INT8) } else { EACH_TILE(rows, ADD_BF16) }
   }
