@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 enum { BLOCK = 16, TILE_ROWS = 16, ROW_TILES = 4, DIGIT = 128, LARGEST = 127 };
+enum { PANEL_BYTES = 1 << 19 }; // of activations that stay in a core's second cache
 enum { AHEAD = 8192 }; // bytes of weights fetched before they are needed: hardware stops at the end of a page
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
@@ -205,10 +206,13 @@ static void product(const Linear *l, const void *form, const float *scales, int6
 static int64_t padded(int64_t rows) { return (2 * rows + TILE_ROWS) / TILE_ROWS * TILE_ROWS + TILE_ROWS; }
 
 // x (rows, inputs) -> to (rows, outputs). Returns 0, or -1 where there is no memory.
+// Many rows go panel by panel: a panel stays in a core's cache while every block of weights passes by.
 int linear(const Linear *l, const float *x, int64_t rows, float *to) {
   int64_t stride = l->digits ? l->inputs : 2 * l->inputs;
-  char *form = aligned_alloc(64, padded(rows) * stride);
-  float *scales = malloc(rows * sizeof(float));
+  int64_t panel = PANEL_BYTES / (stride * (l->digits ? l->digits : 1)) / (TILE_ROWS * ROW_TILES) * TILE_ROWS * ROW_TILES;
+  if (panel > rows) panel = rows;
+  char *form = aligned_alloc(64, padded(panel) * stride);
+  float *scales = malloc(panel * sizeof(float));
   if (!form || !scales) {
     free(form);
     free(scales);
@@ -217,9 +221,12 @@ int linear(const Linear *l, const float *x, int64_t rows, float *to) {
 #pragma omp parallel
   {
     enter();
+    for (int64_t begin = 0; begin < rows; begin += panel) {
+      int64_t count = rows - begin < panel ? rows - begin : panel;
 #pragma omp for schedule(static)
-    for (int64_t m = 0; m < rows; m++) put_row(l, x + m * l->inputs, m, rows, form, scales);
-    product(l, form, scales, rows, to, l->outputs, 0);
+      for (int64_t m = 0; m < count; m++) put_row(l, x + (begin + m) * l->inputs, m, count, form, scales);
+      product(l, form, scales, count, to + begin * l->outputs, l->outputs, 0);
+    }
     leave();
   }
   free(form);
