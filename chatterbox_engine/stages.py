@@ -41,6 +41,11 @@ class T3Stage:
         self._warmup = config.warmup
         spec, switches = checkpoint.spec, config.t3
         self._tokenizer = checkpoint.tokenizer()
+        if switches.alignment_guard == "on" and not spec.t3.aligned_heads:
+            raise InvalidRequest(
+                f"No head of {checkpoint.model} is known to follow the text, so it has no alignment guard: use auto.",
+                "t3.alignment_guard",
+            )
         apply(config.memory, device)
         dtype = t3_dtype(switches.precision, device)
         form = applicable(switches.quantization, device)

@@ -32,7 +32,8 @@ def test_tokens_and_audio_agree(pair: tuple[OptimizedChatterboxTTS, OptimizedCha
 
 
 def test_bf16_speaks_without_nan() -> None:
-    tts = OptimizedChatterboxTTS.from_pretrained("cuda", model="demo")
+    config = EngineConfig.profile("balanced", watermark=False)
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="demo")
     audio = tts.generate(TEXT, seed=3)
     assert torch.isfinite(audio).all()
     assert audio.std() > 1e-3
@@ -50,14 +51,18 @@ def tokens_of(config: EngineConfig, model: str = "demo") -> torch.Tensor:
 def test_captured_steps_are_the_eager_ones(warmup: str) -> None:
     """In fp32, whose kernels do not depend on being captured; with the sampling and its filters inside."""
     eager, captured = (
-        tokens_of(EngineConfig.profile("balanced", warmup=warmup, t3={"precision": "fp32", "cuda_graphs": graphs}))
+        tokens_of(
+            EngineConfig.profile(
+                "balanced", watermark=False, warmup=warmup, t3={"precision": "fp32", "cuda_graphs": graphs}
+            )
+        )
         for graphs in (False, True)
     )
     assert torch.equal(eager, captured)
 
 
 def test_a_capture_takes_place() -> None:
-    config = EngineConfig.profile("balanced", warmup="full", t3={"max_streams": 2})
+    config = EngineConfig.profile("balanced", watermark=False, warmup="full", t3={"max_streams": 2})
     tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="demo")
     graphs = tts._t3.engine.runner.graphs
     assert graphs.enabled
@@ -68,12 +73,12 @@ def test_a_capture_takes_place() -> None:
 @pytest.mark.parametrize("form", ["int8", "int8_dynamic", "int4", "fp8", "nf4"])
 def test_every_form_of_weights_speaks(form: str) -> None:
     """What this GPU or this environment cannot do falls back and speaks, too."""
-    assert len(tokens_of(EngineConfig.profile("balanced", t3={"quantization": form}))) > 10
+    assert len(tokens_of(EngineConfig.profile("balanced", watermark=False, t3={"quantization": form}))) > 10
 
 
 @pytest.mark.parametrize("mode", ["default", "max-autotune-no-cudagraphs"])
 def test_compiled_layers_speak(mode: str) -> None:
-    assert len(tokens_of(EngineConfig.profile("balanced", t3={"compile": mode}))) > 10
+    assert len(tokens_of(EngineConfig.profile("balanced", watermark=False, t3={"compile": mode}))) > 10
 
 
 def test_an_idle_engine_gives_its_memory_back_and_speaks_again() -> None:

@@ -433,3 +433,9 @@ def test_small_queues_do_not_deadlock_and_closing_ends_what_runs(monkeypatch: py
         list(stream)
     with pytest.raises(EngineDead):
         tts.generate(TEXT)
+
+
+def test_a_guard_without_heads_to_read_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="follow the text") as caught:
+        OptimizedChatterboxTTS.from_pretrained("cpu", model="demo", optimizations={"t3": {"alignment_guard": "on"}})
+    assert caught.value.param == "t3.alignment_guard"
