@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
@@ -42,7 +42,8 @@ def expected_probabilities(logits: Tensor, request: dict, turbo: bool) -> Tensor
     ]
     if turbo:
         cut = [TopKLogitsWarper(request["top_k"])] if request["top_k"] else []
-        processors = [*processors[1:-2], *cut, processors[-1], processors[0]]
+        nucleus = [processors[-1]] if request["top_p"] < 1.0 else []
+        processors = [*processors[1:-2], *cut, *nucleus, processors[0]]
     for processor in processors:
         logits = processor(ids, logits.clone())
     return torch.softmax(logits, dim=-1)
@@ -52,6 +53,11 @@ def column(requests: list[dict], name: str, dtype: torch.dtype = torch.float32) 
     return torch.tensor([[request[name]] for request in requests], dtype=dtype)
 
 
+@example(
+    given_requests=[{"seed": 1389, "scale": 30.0, "seen": [5], "penalty": 2.0, "temperature": 0.125, "min_p": 0.0,
+                     "top_k": 0, "top_p": 1.0}],
+    turbo=True, sort=True,
+)  # fmt: skip
 @given(given_requests=st.lists(requests, min_size=1, max_size=4), turbo=st.booleans(), sort=st.booleans())
 @settings(max_examples=400, deadline=None)
 def test_probabilities_equal_the_references_processors(given_requests: list[dict], turbo: bool, sort: bool) -> None:
