@@ -28,7 +28,7 @@ def rope_tables(spec: RopeSpec, head_width: int, positions: int) -> tuple[Tensor
     return angle.cos(), angle.sin()
 
 
-class _RMSNorm(nn.Module):
+class RMSNorm(nn.Module):
     """In fp32, rounded before the gain, as Llama's reference does."""
 
     def __init__(self, width: int, eps: float) -> None:
@@ -48,10 +48,10 @@ class LlamaLayer(nn.Module):
         super().__init__()
         inner = spec.heads * spec.head_width
         self.heads = spec.heads
-        self.attention_norm = _RMSNorm(spec.width, spec.norm_eps)
+        self.attention_norm = RMSNorm(spec.width, spec.norm_eps)
         self.qkv = nn.Linear(spec.width, 3 * inner, bias=False)
         self.out = nn.Linear(inner, spec.width, bias=False)
-        self.mlp_norm = _RMSNorm(spec.width, spec.norm_eps)
+        self.mlp_norm = RMSNorm(spec.width, spec.norm_eps)
         self.gate_up = nn.Linear(spec.width, 2 * spec.mlp_width, bias=False)
         self.down = nn.Linear(spec.mlp_width, spec.width, bias=False)
 

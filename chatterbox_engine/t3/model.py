@@ -1,5 +1,6 @@
 """T3: embeddings, conditioning, transformer and speech head, with the KV cache passed in."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from chatterbox_engine.config import CpuKernels, Quantization
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.conditioning import Conditioning
 from chatterbox_engine.t3.kv_cache import KVCache
-from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer, Place, _RMSNorm, rope_tables
+from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer, Place, RMSNorm, rope_tables
 from chatterbox_engine.weights import Weights, load
 
 
@@ -32,7 +33,7 @@ class T3Model(nn.Module):
             self.pos_emb = nn.Embedding(spec.gpt2_positions, spec.width)
         layer = GPT2Layer if gpt2 else LlamaLayer
         self.layers = nn.ModuleList(layer(spec) for _ in range(spec.layers))
-        self.norm = nn.LayerNorm(spec.width, spec.norm_eps) if gpt2 else _RMSNorm(spec.width, spec.norm_eps)
+        self.norm = nn.LayerNorm(spec.width, spec.norm_eps) if gpt2 else RMSNorm(spec.width, spec.norm_eps)
         self.speech_head = nn.Linear(spec.width, spec.speech_vocab, bias=gpt2)
         self.cos: Tensor
         self.sin: Tensor
@@ -166,7 +167,7 @@ def _attention(q: Tensor, keys: Tensor, mask: Tensor | None, causal: bool) -> Te
     return scores.softmax(-1)
 
 
-class _Names:
+class _Names(ABC):
     """Presents the reference's tensors under this model's names."""
 
     RENAMED: ClassVar[dict[str, str]]
@@ -180,8 +181,9 @@ class _Names:
         _, index, own = name.split(".", 2)
         return self.of_layer(int(index), own, shape)
 
+    @abstractmethod
     def of_layer(self, index: int, own: str, shape: tuple[int, ...]) -> Tensor:
-        raise NotImplementedError
+        """The tensor `own` of a layer."""
 
 
 class _LlamaNames(_Names):
