@@ -142,9 +142,6 @@ static void activate(const Model *model, const float *x, float *to) {
 
 // ---- a decode step -------------------------------------------------------------------------------------------------
 
-// Where threads share the making ready of rows, they meet before they read them.
-#define MEET if (!few) { _Pragma("omp barrier") }
-
 // One head of one row: turn the query and the new key, write the cache, attend. The result replaces the query.
 static void attend_row(const Model *model, const Cache *cache, int64_t layer, int64_t row, int64_t head, int64_t at,
                        float *q, float *weights) {
@@ -163,10 +160,37 @@ static void attend_row(const Model *model, const Cache *cache, int64_t layer, in
   attend(q, keys, values, at + 1, weights, q);
 }
 
+// A head's attention, for whoever follows it: `followed` (rows, length), zero beyond the row's own places.
+static void follow(const float *weights, int64_t places, int64_t length, float *followed) {
+  int64_t seen = places < length ? places : length;
+  memcpy(followed, weights, seen * sizeof(float));
+  memset(followed + seen, 0, (length - seen) * sizeof(float));
+}
+
+typedef struct {
+  const Linear *linear;
+  const float *gain, *bias; // of the norm before it, or NULL
+  const float *x;           // (rows, stride)
+  int64_t stride;
+  int gated; // x is a gate and a value, or what an activation is still to be made of
+} Input;
+
+// Bring a linear layer's input into its form. A few rows are made ready by every thread for itself, which is cheaper than
+// to wait for each other; else they meet before anyone reads them. ready: room for a row.
+static void make_ready(Member *own, const Model *model, Input from, int64_t rows, int few, void *form, float *scales,
+                       float *ready) {
+  for (int64_t m = 0; few ? m < rows : (m = take(own, rows)) >= 0; m += few) {
+    const float *x = from.x + m * from.stride;
+    if (from.gain) normalise(model, x, from.gain, from.bias, ready);
+    else if (from.gated) activate(model, x, ready);
+    put_row(from.linear, from.gain || from.gated ? ready : x, m, rows, form, scales);
+  }
+  if (!few) meet(own);
+}
+
 // The new position of `rows` rows through every layer and the last norm.
 // x: (rows, width), changed. positions: (rows), each row's new place. aligned: (n, 2) layer and head, and for each its
 // attention is put into `followed` (n, rows, length), zero beyond a row's own places.
-// A few rows are made ready by every thread for itself, which is cheaper than to wait for each other.
 // Returns 0, or -1 where there is no memory.
 int decode(const Model *model, const Cache *cache, float *x, const int64_t *positions, int64_t first_row, int64_t rows,
            float *hidden, const int64_t *aligned, int64_t n_aligned, float *followed, int64_t length) {
@@ -174,63 +198,46 @@ int decode(const Model *model, const Cache *cache, float *x, const int64_t *posi
   int64_t up = model->mlp_width * (model->llama ? 2 : 1);
   int64_t widest = up > 3 * inner ? up : 3 * inner;
   int64_t longest = w > model->mlp_width ? w : model->mlp_width;
-  int threads = omp_get_max_threads(), few = rows <= FEW;
-  int64_t form_bytes = padded(rows) * 2 * longest, own_floats = cache->positions + 16 + longest;
+  int64_t threads = omp_get_max_threads();
+  int few = rows <= FEW;
+  int64_t form_bytes = padded(rows) * (4 * longest + 64), own_floats = cache->positions + 16 + longest;
   char *forms = aligned_alloc(64, (few ? threads : 1) * form_bytes);
   float *scales = malloc((few ? threads : 1) * rows * sizeof(float)), *wide = malloc(rows * widest * sizeof(float));
-  float *own = malloc(threads * own_floats * sizeof(float));
-  if (!forms || !scales || !wide || !own) {
-    free(forms), free(scales), free(wide), free(own);
-    return -1;
-  }
-#pragma omp parallel num_threads(threads)
-  {
+  float *own_room = malloc(threads * own_floats * sizeof(float));
+  Team team;
+  int failed = gather(&team, threads, 9 * model->layers + 1) || !forms || !scales || !wide || !own_room;
+#pragma omp parallel num_threads(threads) if (!failed)
+  if (!failed) {
+    Member own = join(&team);
     enter();
-    int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-    int64_t first = few ? 0 : me * rows / team, last = few ? rows : (me + 1) * rows / team;
-    float *weights = own + me * own_floats, *ready = weights + cache->positions + 16;
-    char *form = few ? forms + me * form_bytes : forms;
-    float *scale = few ? scales + me * rows : scales;
+    float *weights = own_room + own.me * own_floats, *ready = weights + cache->positions + 16;
+    char *form = few ? forms + own.me * form_bytes : forms;
+    float *scale = few ? scales + own.me * rows : scales;
     for (int64_t index = 0; index < model->layers; index++) {
       const Layer *layer = model->layer + index;
-      for (int64_t m = first; m < last; m++) {
-        normalise(model, x + m * w, layer->attention_norm, layer->attention_norm_bias, ready);
-        put_row(&layer->qkv, ready, m, rows, form, scale);
-      }
-      MEET
-      product(&layer->qkv, form, scale, rows, wide, 3 * inner, 0);
-#pragma omp for schedule(dynamic, 4)
-      for (int64_t mh = 0; mh < rows * model->heads; mh++) {
+      Input qkv = {&layer->qkv, layer->attention_norm, layer->attention_norm_bias, x, w, 0};
+      make_ready(&own, model, qkv, rows, few, form, scale, ready);
+      product(&own, &layer->qkv, form, scale, rows, wide, 3 * inner, 0);
+      for (int64_t mh; (mh = take(&own, rows * model->heads)) >= 0;) {
         int64_t m = mh / model->heads, h = mh % model->heads;
         attend_row(model, cache, index, first_row + m, h, positions[m], wide + m * 3 * inner + h * HEAD_WIDTH, weights);
         for (int64_t i = 0; i < n_aligned; i++)
-          if (aligned[2 * i] == index && aligned[2 * i + 1] == h) {
-            float *row = followed + (i * rows + m) * length;
-            int64_t seen = positions[m] + 1 < length ? positions[m] + 1 : length;
-            memcpy(row, weights, seen * sizeof(float));
-            memset(row + seen, 0, (length - seen) * sizeof(float));
-          }
+          if (aligned[2 * i] == index && aligned[2 * i + 1] == h)
+            follow(weights, positions[m] + 1, length, followed + (i * rows + m) * length);
       }
-      for (int64_t m = first; m < last; m++) put_row(&layer->out, wide + m * 3 * inner, m, rows, form, scale);
-      MEET
-      product(&layer->out, form, scale, rows, x, w, 1);
-      for (int64_t m = first; m < last; m++) {
-        normalise(model, x + m * w, layer->mlp_norm, layer->mlp_norm_bias, ready);
-        put_row(&layer->up, ready, m, rows, form, scale);
-      }
-      MEET
-      product(&layer->up, form, scale, rows, wide, up, 0);
-      for (int64_t m = first; m < last; m++) {
-        activate(model, wide + m * up, ready);
-        put_row(&layer->down, ready, m, rows, form, scale);
-      }
-      MEET
-      product(&layer->down, form, scale, rows, x, w, 1);
+      meet(&own);
+      make_ready(&own, model, (Input){&layer->out, NULL, NULL, wide, 3 * inner, 0}, rows, few, form, scale, ready);
+      product(&own, &layer->out, form, scale, rows, x, w, 1);
+      Input mlp = {&layer->up, layer->mlp_norm, layer->mlp_norm_bias, x, w, 0};
+      make_ready(&own, model, mlp, rows, few, form, scale, ready);
+      product(&own, &layer->up, form, scale, rows, wide, up, 0);
+      make_ready(&own, model, (Input){&layer->down, NULL, NULL, wide, up, 1}, rows, few, form, scale, ready);
+      product(&own, &layer->down, form, scale, rows, x, w, 1);
     }
-#pragma omp for schedule(static)
-    for (int64_t m = 0; m < rows; m++) normalise(model, x + m * w, model->norm, model->norm_bias, hidden + m * w);
+    for (int64_t m; (m = take(&own, rows)) >= 0;)
+      normalise(model, x + m * w, model->norm, model->norm_bias, hidden + m * w);
     leave();
   }
-  free(forms), free(scales), free(wide), free(own);
-  return 0;
+  free(forms), free(scales), free(wide), free(own_room), disband(&team);
+  return failed ? -1 : 0;
 }

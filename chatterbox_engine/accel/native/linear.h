@@ -2,21 +2,24 @@
 //
 // A step's time is that of reading the weights once, so they lie in the order in which they are read: blocks of 16
 // outputs, within a block 64 bytes for every 4 inputs (int8) or 2 (bf16). That is the layout of AMX tiles and of
-// AVX512's dot products alike. Activations are rows: in bf16, or as one or two 8-bit digits with a scale for each row,
-// so that a row's result never depends on the rows beside it. Sums of integers are exact in any order.
+// AVX512's dot products alike. Activations are rows: in bf16 or fp32, or as one or two 8-bit digits with a scale for
+// each row, so that a row's result never depends on the rows beside it. Sums of integers are exact in any order.
 
 #include <immintrin.h>
 #include <math.h>
-#include <omp.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "team.h"
+
 enum { BLOCK = 16, TILE_ROWS = 16, ROW_TILES = 4, DIGIT = 128, LARGEST = 127 };
+enum { QUAD = 4 };              // blocks read side by side: a core fetches four runs of memory faster than one
+enum { LINES = TILE_ROWS * ROW_TILES }; // rows of one digit that are multiplied before their sums are put away
+enum { GROUP = 6 };             // lines whose sums with QUAD blocks fill AVX512's registers
 enum { PANEL_BYTES = 1 << 19 }; // of activations that stay in a core's second cache
-enum { AHEAD = 8192 }; // bytes of weights fetched before they are needed: hardware stops at the end of a page
+enum { AHEAD = 2048 };      // bytes of each block fetched before they are needed
+enum { TILE_AHEAD = 8192 }; // the same, of one block at a time: hardware stops at the end of a page
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
 typedef struct {
@@ -29,6 +32,7 @@ typedef struct {
 } Linear;
 
 static int use_amx = 0;
+static int wide_bf16 = 0; // bf16 is multiplied as fp32: Intel's dot of bf16 by AVX512 takes four times as long
 
 // Allow tiles if `wanted` and the system grants them; returns whether they are used.
 int prepare(int wanted) {
@@ -37,6 +41,7 @@ int prepare(int wanted) {
 #else
   (void)wanted;
 #endif
+  wide_bf16 = !use_amx && __builtin_cpu_is("intel");
   return use_amx;
 }
 
@@ -48,33 +53,42 @@ static inline uint16_t to_bf16(float x) {
 
 // ---- activations -------------------------------------------------------------------------------------------------
 
+// Bytes of an activation in the form in which a layer is multiplied.
+static inline int64_t form_width(const Linear *l) { return l->digits ? 1 : wide_bf16 ? 4 : 2; }
+
+// Bytes from one line of activations to the next: a power of two would put all lines into the same few places of the
+// first cache.
+static inline int64_t line_bytes(const Linear *l) { return l->inputs * form_width(l) + 64; }
 
 // Put row m of `rows` into the form of a linear layer. Digits of all rows come one after the other: high, then low.
+// Without tiles they are unsigned, 128 added, as VNNI's first operand is.
 static void put_row(const Linear *l, const float *x, int64_t m, int64_t rows, void *form, float *scales) {
-  int64_t k = l->inputs;
+  int64_t k = l->inputs, stride = line_bytes(l);
+  char *line = (char *)form + m * stride;
   if (!l->digits) {
-    uint16_t *to = (uint16_t *)form + m * k;
-    for (int64_t i = 0; i < k; i++) to[i] = to_bf16(x[i]);
+    if (wide_bf16) memcpy(line, x, k * sizeof(float));
+    else for (int64_t i = 0; i < k; i++) ((uint16_t *)line)[i] = to_bf16(x[i]);
     return;
   }
   float most = 1e-12f;
   for (int64_t i = 0; i < k; i++) most = fmaxf(most, fabsf(x[i]));
   float largest = l->digits == 1 ? LARGEST : LARGEST * DIGIT;
   float scale = most / largest, inverse = largest / most;
+  int32_t offset = use_amx ? 0 : DIGIT;
   scales[m] = scale;
-  int8_t *high = (int8_t *)form + m * k, *low = high + rows * k;
+  int8_t *high = (int8_t *)line, *low = high + rows * stride;
   if (l->digits == 1) {
-    for (int64_t i = 0; i < k; i++) high[i] = (int8_t)(int32_t)nearbyintf(x[i] * inverse);
+    for (int64_t i = 0; i < k; i++) high[i] = (int8_t)((int32_t)nearbyintf(x[i] * inverse) + offset);
     return;
   }
   for (int64_t i = 0; i < k; i++) {
     float whole = nearbyintf(x[i] * inverse), h = nearbyintf(whole * (1.0f / DIGIT));
-    high[i] = (int8_t)(int32_t)h;
-    low[i] = (int8_t)(int32_t)(whole - DIGIT * h);
+    high[i] = (int8_t)((int32_t)h + offset);
+    low[i] = (int8_t)((int32_t)(whole - DIGIT * h) + offset);
   }
 }
 
-// ---- products: rows of activations with one block of 16 outputs ----------------------------------------------------
+// ---- products: lines of activations with blocks of 16 outputs ----------------------------------------------------
 
 #ifdef __AMX_INT8__
 typedef struct {
@@ -97,16 +111,17 @@ static void configure_tiles(void) {
 
 #define EACH_TILE(rows, DO) DO(0) if ((rows) > 16) DO(1) if ((rows) > 32) DO(2) if ((rows) > 48) DO(3)
 #define ZERO(t) _tile_zero(t);
-#define STORE(t) _tile_stored(t, sums + 256 * (t), 64);
+#define STORE(t) _tile_stored(t, sums + 16 * (t) * QUAD * BLOCK, 4 * QUAD * BLOCK);
 #define ADD_INT8(t) { _tile_loadd(5, a + 16 * (t) * stride + kb, stride); _tile_dpbssd(t, 5, 4); }
 #define ADD_BF16(t) { _tile_loadd(5, a + 16 * (t) * stride + kb, stride); _tile_dpbf16ps(t, 5, 4); }
 
-// Up to 64 rows, padded to whole tiles; `stride` and `bytes` are a row's. sums: (64, 16) int32 or float.
+// Up to 64 lines of `bytes` bytes, padded to whole tiles. sums: (64, QUAD, 16) int32 or float, one of
+// the QUAD.
 static void tile_product(int64_t digits, const char *a, int64_t rows, int64_t stride, const char *w, int64_t bytes,
                          int32_t *sums) {
   EACH_TILE(rows, ZERO)
   for (int64_t kb = 0; kb < bytes; kb += 64) {
-    for (int line = 0; line < 16; line++) _mm_prefetch(w + 16 * kb + AHEAD + 64 * line, _MM_HINT_T0);
+    for (int line = 0; line < 16; line++) _mm_prefetch(w + 16 * kb + TILE_AHEAD + 64 * line, _MM_HINT_T0);
     _tile_loadd(4, w + 16 * kb, 64);
     if (digits) { EACH_TILE(rows, ADD_INT8) } else { EACH_TILE(rows, ADD_BF16) }
   }
@@ -114,71 +129,123 @@ static void tile_product(int64_t digits, const char *a, int64_t rows, int64_t st
 }
 #endif
 
-// Up to 8 rows by AVX512: int8 by VNNI, whose first operand is unsigned, so 128 is added here and its share taken off.
-static void vector_product(const Linear *l, int64_t block, const char *a, int64_t rows, int64_t stride, const char *w,
-                           int32_t *sums) {
-  __m512i acc[8];
-  int64_t words = stride / 4;
-  for (int r = 0; r < 8; r++) acc[r] = _mm512_setzero_si512();
-  for (int64_t i = 0; i < words; i++) {
-    __m512i weights = _mm512_loadu_si512(w + 64 * i);
-    _mm_prefetch(w + 64 * i + 4096, _MM_HINT_T0);
-    for (int r = 0; r < rows; r++) {
-      int32_t word;
-      memcpy(&word, a + r * stride + 4 * i, 4);
-      if (l->digits)
-        acc[r] = _mm512_dpbusd_epi32(acc[r], _mm512_set1_epi32(word ^ (int32_t)0x80808080), weights);
-      else
-        acc[r] = _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(acc[r]),
-                                                      (__m512bh)_mm512_set1_epi32(word), (__m512bh)weights));
+typedef enum { INT8, BF16, WIDE } Kind; // INT8: VNNI. BF16: AVX512's own dot. WIDE: bf16 weights, fp32 activations
+
+// `lines` lines with `blocks` blocks, both known when this is compiled. sums: (lines, QUAD, 16).
+static inline __attribute__((always_inline)) void dots(Kind kind, int lines, int blocks, const Linear *l, int64_t block,
+                                                       const char *a, int64_t stride, int32_t *sums) {
+  int64_t bytes = BLOCK * l->inputs * (kind == INT8 ? 1 : 2), place = kind == WIDE ? 8 : 4;
+  const char *w = (const char *)l->weight + block * bytes;
+  const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+  __m512i acc[GROUP][QUAD];
+#pragma GCC unroll 4
+  for (int n = 0; n < blocks; n++) { // the share of the 128 that was added to each activation is taken off
+    __m512i begin = _mm512_setzero_si512();
+    if (kind == INT8) begin = _mm512_sub_epi32(begin, _mm512_slli_epi32(_mm512_loadu_si512(l->sums + BLOCK * (block + n)), 7));
+#pragma GCC unroll 6
+    for (int r = 0; r < lines; r++) acc[r][n] = begin;
+  }
+  for (int64_t i = 0; i < bytes; i += 64, a += place) {
+    const char *next = w + i + AHEAD + (i + AHEAD < bytes ? 0 : (QUAD - 1) * bytes); // at a block's end, the next quad's
+#pragma GCC unroll 4
+    for (int n = 0; n < blocks; n++) _mm_prefetch(next + n * bytes, _MM_HINT_T0);
+    for (int half = 0; half < (kind == WIDE ? 2 : 1); half++) { // a pair of bf16 is two floats' upper halves
+      __m512i x[GROUP];
+#pragma GCC unroll 6
+      for (int r = 0; r < lines; r++) {
+        int32_t word;
+        memcpy(&word, a + r * stride + 4 * half, 4);
+        x[r] = _mm512_set1_epi32(word);
+      }
+#pragma GCC unroll 4
+      for (int n = 0; n < blocks; n++) {
+        __m512i own = _mm512_loadu_si512(w + n * bytes + i);
+        if (kind == WIDE) own = half ? _mm512_and_si512(own, upper) : _mm512_slli_epi32(own, 16);
+#pragma GCC unroll 6
+        for (int r = 0; r < lines; r++) {
+          if (kind == INT8) acc[r][n] = _mm512_dpbusd_epi32(acc[r][n], x[r], own);
+          else {
+            __m512 sum = _mm512_castsi512_ps(acc[r][n]);
+            sum = kind == BF16 ? _mm512_dpbf16_ps(sum, (__m512bh)x[r], (__m512bh)own)
+                               : _mm512_fmadd_ps(_mm512_castsi512_ps(x[r]), _mm512_castsi512_ps(own), sum);
+            acc[r][n] = _mm512_castps_si512(sum);
+          }
+        }
+      }
     }
   }
-  for (int r = 0; r < rows; r++) {
-    if (l->digits) {
-      __m512i offset = _mm512_slli_epi32(_mm512_loadu_si512(l->sums + BLOCK * block), 7);
-      acc[r] = _mm512_sub_epi32(acc[r], offset);
-    }
-    _mm512_storeu_si512(sums + BLOCK * r, acc[r]);
+#pragma GCC unroll 6
+  for (int r = 0; r < lines; r++)
+#pragma GCC unroll 4
+    for (int n = 0; n < blocks; n++) _mm512_storeu_si512(sums + (r * QUAD + n) * BLOCK, acc[r][n]);
+}
+
+#define COUNT(kind, lines) case lines: \
+    if (blocks == QUAD) dots(kind, lines, QUAD, l, block, a, stride, sums); \
+    else dots(kind, lines, 1, l, block, a, stride, sums); \
+    return;
+#define COUNTS(kind) switch (lines) { \
+    COUNT(kind, 1) COUNT(kind, 2) COUNT(kind, 3) COUNT(kind, 4) COUNT(kind, 5) COUNT(kind, 6) }
+
+// Up to GROUP lines with one block or QUAD.
+static void group_product(const Linear *l, int64_t block, int64_t blocks, const char *a, int64_t lines, int64_t stride,
+                          int32_t *sums) {
+  if (l->digits) COUNTS(INT8)
+  else if (wide_bf16) COUNTS(WIDE)
+  else COUNTS(BF16)
+}
+
+// Up to LINES lines. sums: (LINES, QUAD, 16) int32 or float.
+static void lines_product(const Linear *l, int64_t block, int64_t blocks, const char *a, int64_t lines, int32_t *sums) {
+  int64_t stride = line_bytes(l);
+#ifdef __AMX_INT8__
+  if (use_amx) {
+    int64_t depth = l->inputs * form_width(l), bytes = BLOCK * depth;
+    for (int64_t n = 0; n < blocks; n++)
+      tile_product(l->digits, a, lines, stride, (const char *)l->weight + (block + n) * bytes, depth, sums + n * BLOCK);
+    return;
+  }
+#endif
+  int64_t groups = (lines + GROUP - 1) / GROUP; // of equal size, as far as that goes
+  for (int64_t g = 0; g < groups; g++) {
+    int64_t m = g * lines / groups, count = (g + 1) * lines / groups - m;
+    group_product(l, block, blocks, a + m * stride, count, stride, sums + m * QUAD * BLOCK);
   }
 }
 
-// All rows with one block: calls of a kernel for as many rows as it takes, then scales, bias and `to` (+)= result.
-static void block_product(const Linear *l, int64_t block, const void *form, const float *scales, int64_t rows,
-                          float *to, int64_t to_stride, int add) {
-  int64_t stride = l->digits ? l->inputs : 2 * l->inputs;
-  const char *w = (const char *)l->weight + block * BLOCK * stride;
-  int64_t step = use_amx ? TILE_ROWS * ROW_TILES : 8;
-  int64_t digits = l->digits ? l->digits : 1;
-  int64_t wide = block * BLOCK + BLOCK <= l->outputs ? BLOCK : l->outputs - block * BLOCK;
-  int32_t sums[2][TILE_ROWS * ROW_TILES * BLOCK] __attribute__((aligned(64)));
-  for (int64_t begin = 0; begin < rows; begin += step) {
-    int64_t count = rows - begin < step ? rows - begin : step;
-    // Few rows: both digits fit one call, high rows and low rows side by side.
-    int joined = digits == 2 && rows * 2 <= step;
-    for (int64_t d = 0; d < (joined ? 1 : digits); d++) {
-      const char *a = (const char *)form + (d * rows + begin) * stride;
-      int64_t own = joined ? 2 * count : count;
-#ifdef __AMX_INT8__
-      if (use_amx) tile_product(l->digits, a, own, stride, w, stride, sums[d]);
-      else
-#endif
-        vector_product(l, block, a, own, stride, w, sums[d]);
-    }
-    const int32_t *lows = joined ? sums[0] + BLOCK * count : sums[1];
-    for (int64_t r = 0; r < count; r++) {
-      float *out = to + (begin + r) * to_stride + block * BLOCK;
-      for (int64_t n = 0; n < wide; n++) {
-        float value;
-        if (l->digits == 0) memcpy(&value, &sums[0][BLOCK * r + n], 4);
-        else {
-          value = (float)sums[0][BLOCK * r + n];
-          if (l->digits == 2) value = DIGIT * value + (float)lows[BLOCK * r + n];
-          value *= scales[begin + r] * l->scale[block * BLOCK + n];
+// All rows with some blocks: scales, bias, and `to` (+)= result.
+static void blocks_product(const Linear *l, int64_t block, int64_t blocks, const void *form, const float *scales,
+                           int64_t rows, float *to, int64_t to_stride, int add) {
+  int64_t stride = line_bytes(l), digits = l->digits ? l->digits : 1;
+  int32_t sums[2 * LINES * QUAD * BLOCK] __attribute__((aligned(64)));
+  for (int64_t begin = 0; begin < rows; begin += LINES) {
+    int64_t count = rows - begin < LINES ? rows - begin : LINES;
+    // Few rows: both digits fit one call, high lines and low lines side by side.
+    int joined = digits == 2 && rows * 2 <= LINES;
+    for (int64_t d = 0; d < (joined ? 1 : digits); d++)
+      lines_product(l, block, blocks, (const char *)form + (d * rows + begin) * stride, joined ? 2 * count : count,
+                    sums + d * LINES * QUAD * BLOCK);
+    int64_t low = joined ? count : LINES;
+    for (int64_t r = 0; r < count; r++)
+      for (int64_t n = 0; n < blocks; n++) {
+        int64_t first = (block + n) * BLOCK, left = l->outputs - first;
+        __mmask16 inside = left >= BLOCK ? 0xffff : (__mmask16)((1 << left) - 1);
+        __m512i own = _mm512_load_si512(sums + (r * QUAD + n) * BLOCK);
+        __m512 value = _mm512_castsi512_ps(own);
+        if (l->digits) {
+          value = _mm512_cvtepi32_ps(own);
+          if (digits == 2) {
+            __m512 rest = _mm512_cvtepi32_ps(_mm512_load_si512(sums + ((low + r) * QUAD + n) * BLOCK));
+            value = _mm512_fmadd_ps(value, _mm512_set1_ps(DIGIT), rest);
+          }
+          __m512 scale = _mm512_maskz_loadu_ps(inside, l->scale + first);
+          value = _mm512_mul_ps(value, _mm512_mul_ps(scale, _mm512_set1_ps(scales[begin + r])));
         }
-        if (l->bias) value += l->bias[block * BLOCK + n];
-        out[n] = add ? out[n] + value : value;
+        float *out = to + (begin + r) * to_stride + first;
+        if (l->bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(inside, l->bias + first));
+        if (add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(inside, out));
+        _mm512_mask_storeu_ps(out, inside, value);
       }
-    }
   }
 }
 
@@ -194,12 +261,15 @@ static inline void leave(void) {
 #endif
 }
 
-// Inside a parallel region: every thread takes its share of the blocks.
-static void product(const Linear *l, const void *form, const float *scales, int64_t rows, float *to, int64_t to_stride,
-                    int add) {
-  int64_t blocks = (l->outputs + BLOCK - 1) / BLOCK;
-#pragma omp for schedule(static)
-  for (int64_t b = 0; b < blocks; b++) block_product(l, b, form, scales, rows, to, to_stride, add);
+// Every thread takes blocks, QUAD at a time as far as they go; the result is there when all have met.
+static void product(Member *own, const Linear *l, const void *form, const float *scales, int64_t rows, float *to,
+                    int64_t to_stride, int add) {
+  int64_t blocks = (l->outputs + BLOCK - 1) / BLOCK, quads = blocks / QUAD;
+  for (int64_t u; (u = take(own, quads + blocks % QUAD)) >= 0;) {
+    int64_t block = u < quads ? QUAD * u : QUAD * quads + u - quads;
+    blocks_product(l, block, u < quads ? QUAD : 1, form, scales, rows, to, to_stride, add);
+  }
+  meet(own);
 }
 
 // Rows of activations that a kernel may read: tiles are always whole.
@@ -208,28 +278,26 @@ static int64_t padded(int64_t rows) { return (2 * rows + TILE_ROWS) / TILE_ROWS 
 // x (rows, inputs) -> to (rows, outputs). Returns 0, or -1 where there is no memory.
 // Many rows go panel by panel: a panel stays in a core's cache while every block of weights passes by.
 int linear(const Linear *l, const float *x, int64_t rows, float *to) {
-  int64_t stride = l->digits ? l->inputs : 2 * l->inputs;
-  int64_t panel = PANEL_BYTES / (stride * (l->digits ? l->digits : 1)) / (TILE_ROWS * ROW_TILES) * TILE_ROWS * ROW_TILES;
+  int64_t stride = line_bytes(l), threads = omp_get_max_threads();
+  int64_t panel = PANEL_BYTES / (stride * (l->digits ? l->digits : 1)) / LINES * LINES;
+  if (panel < LINES) panel = LINES;
   if (panel > rows) panel = rows;
   char *form = aligned_alloc(64, padded(panel) * stride);
   float *scales = malloc(panel * sizeof(float));
-  if (!form || !scales) {
-    free(form);
-    free(scales);
-    return -1;
-  }
-#pragma omp parallel
-  {
+  Team team;
+  int failed = gather(&team, threads, 2 * ((rows + panel - 1) / panel)) || !form || !scales;
+#pragma omp parallel num_threads(threads) if (!failed)
+  if (!failed) {
+    Member own = join(&team);
     enter();
     for (int64_t begin = 0; begin < rows; begin += panel) {
       int64_t count = rows - begin < panel ? rows - begin : panel;
-#pragma omp for schedule(static)
-      for (int64_t m = 0; m < count; m++) put_row(l, x + (begin + m) * l->inputs, m, count, form, scales);
-      product(l, form, scales, count, to + begin * l->outputs, l->outputs, 0);
+      for (int64_t m; (m = take(&own, count)) >= 0;) put_row(l, x + (begin + m) * l->inputs, m, count, form, scales);
+      meet(&own);
+      product(&own, l, form, scales, count, to + begin * l->outputs, l->outputs, 0);
     }
     leave();
   }
-  free(form);
-  free(scales);
-  return 0;
+  free(form), free(scales), disband(&team);
+  return failed ? -1 : 0;
 }
