@@ -30,6 +30,11 @@ class Variant:
     waits: str | None = None
     """What must be there before it can be measured."""
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """No other variant has it."""
+        return self.section, self.stage, self.name
+
 
 _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("t3", "t3.exact=false", (), None),

@@ -28,6 +28,7 @@ _LOUD_ENOUGH = 1e-5
 """Floor of a mel's magnitudes, beneath which differences are not heard."""
 _END_S = 20.0
 """Seconds that a process may take to end."""
+_ENDED = "the process ended without a word"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Sizes:
 
     tokens: int = 24
     positions: int = 300
+    rounds: int = 3
+    """Of T3, after one start."""
     seconds: float = 2.0
     e2e_tokens: int = 60
     threads: int | None = None
@@ -52,19 +55,31 @@ class Lab:
         checkpoint = given.checkpoint()
         self._spec = checkpoint.spec
         self._voice = subject.voice_of(checkpoint)
-        self.first_call: Measured | None = None
-        """What a process that has not spoken yet needs, where both stages are measured."""
+        self._running = contextlib.ExitStack()
+        """T3's stream."""
         self.measure: Callable[[], Measured]
+        self.warm_up: Callable[[], Measured | None]
+        """The first call; what it measured, where there is a name for that."""
         if stage == "t3":
-            self._decoding = Decoding(given, checkpoint, sizes.positions, sizes.tokens, 1)
-            self.measure = lambda: self._decoding.run(1)
+            self._decoding = Decoding(given, checkpoint, sizes.positions, sizes.tokens, 1, sizes.rounds)
+            self.warm_up = lambda: self._decoding.warm_up(1)
         elif stage == "s3gen":
             self._speaking = Speaking(given, checkpoint, 1)
-            self.measure = lambda: self._speaking.run(sizes.seconds, 1)
+            self.warm_up = self.measure = lambda: self._speaking.run(sizes.seconds, 1)
         else:
             tts = e2e.load(given)
-            self.measure = lambda: e2e.speak(tts, e2e.TEXT, sizes.e2e_tokens)
-            self.first_call = self.measure()
+            self.warm_up = self.measure = lambda: e2e.speak(tts, e2e.TEXT, sizes.e2e_tokens)
+
+    def begin(self) -> Measured:
+        """Start T3's stream anew, with room for the rounds; it pauses after each, and until the first."""
+        self.end()
+        running = self._running.enter_context(self._decoding.started(1))
+        self.measure = running.round
+        return {"first_token_s": running.first_token_s}
+
+    def end(self) -> None:
+        """End T3's stream. While it is there, even paused, it keeps a place, which may be the only one."""
+        self._running.close()
 
     def peak_bytes(self) -> int:
         return conditions.peak_bytes(self._device)
@@ -108,27 +123,38 @@ class _Fallbacks(logging.Handler):
 
 
 class Process:
-    """A Lab elsewhere. A method that fails there raises RuntimeError here, with the words of the failure."""
+    """A Lab elsewhere. A method that fails there raises RuntimeError here, with the words of the failure.
 
-    def __init__(self, given: Subject, stage: Stage, sizes: Sizes) -> None:
+    One that takes longer than `patience` seconds, too; then the process is killed.
+    """
+
+    def __init__(self, given: Subject, stage: Stage, sizes: Sizes, patience: float) -> None:
+        self._patience = patience
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, given, stage, sizes), daemon=True)
         self._process.start()
         theirs.close()
         try:
-            self.first_call: Measured | None = self._answer()
+            self._answer()
         except BaseException:
             self.close()
             raise
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Run a method of the Lab. Raises RuntimeError."""
-        self._pipe.send((method, arguments))
+        try:
+            self._pipe.send((method, arguments))
+        except OSError as error:
+            raise RuntimeError(_ENDED) from error
         return self._answer()
 
     def measure(self) -> Measured:
         return self.call("measure")
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
 
     def close(self) -> None:
         """End the process; safe to call twice."""
@@ -140,9 +166,14 @@ class Process:
 
     def _answer(self) -> Any:
         try:
+            if not self._pipe.poll(self._patience):
+                self._process.kill()
+                self._process.join()
+                raise RuntimeError(f"no answer within {self._patience:g} s")
             well, answer = self._pipe.recv()
-        except EOFError as error:
-            raise RuntimeError("the process ended without a word") from error
+        except (EOFError, OSError) as error:
+            self._process.join(_END_S)
+            raise RuntimeError(_ENDED) from error
         if not well:
             raise RuntimeError(answer)
         return answer
@@ -155,9 +186,9 @@ def _serve(pipe: Connection, given: Subject, stage: Stage, sizes: Sizes) -> None
     with contextlib.suppress(EOFError, OSError):  # the parent has closed its end
         while True:
             try:
+                answer = None
                 if lab is None:
                     lab = Lab(given, stage, sizes)
-                    answer: Any = lab.first_call
                 else:
                     method, arguments = pipe.recv()
                     answer = getattr(lab, method)(*arguments)

@@ -20,7 +20,7 @@ _CPU_FEATURES = ("avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"
 def gather(subject: Subject, repeats: int, date: str | None = None, **more: Any) -> dict[str, Any]:
     """By name, in the order in which they are printed; `more` is the benchmark's own."""
     return {
-        "date": date or datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": date or now(),
         **commit(),
         **machine(subject.device),
         "torch": torch.__version__,
@@ -31,6 +31,10 @@ def gather(subject: Subject, repeats: int, date: str | None = None, **more: Any)
         "repeats": repeats,
         **more,
     }
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def commit() -> dict[str, Any]:

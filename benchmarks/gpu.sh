@@ -33,13 +33,13 @@ export PYTHONPATH="$work/site:$PWD${PYTHONPATH:+:$PYTHONPATH}" TQDM_DISABLE=1 TO
 
 all_s=530
 model=dummy:chatterbox device=cuda
-t3=(--streams 1,16,64 --tokens 64 --positions 300 --repeats 5)
+t3=(--streams 1,16,64 --tokens 32 --positions 300 --repeats 5 --first-repeats 3)
 syncs=(--tokens 50 --positions 300)
 s3gen=(--seconds 5,10 --batch 1,8 --repeats 3)
 e2e=(--repeats 5)
 if [[ $dry == --dry-run ]]; then
   model=demo device=cpu
-  t3=(--streams 1,2 --tokens 8 --positions 120 --repeats 1)
+  t3=(--streams 1,2 --tokens 8 --positions 120 --repeats 1 --first-repeats 1)
   syncs=(--tokens 8 --positions 120)
   s3gen=(--seconds 1 --batch 1,2 --repeats 1)
   e2e=(--tokens 15 --repeats 1)

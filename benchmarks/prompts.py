@@ -31,7 +31,7 @@ def of_positions(checkpoint: Checkpoint, positions: int, index: int = 0) -> str:
     kept = len(words) - min(index % _VARIANTS // 4, len(words) - 1)
     if kept <= 0:
         raise InvalidRequest(
-            f"No text fits into {positions} positions: raise --positions or lower --tokens.", "positions"
+            f"No text fits into {positions} positions: raise --positions, or lower --tokens or --repeats.", "positions"
         )
     return _sentence(words[:kept])
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +37,19 @@ class Report:
     """What of a row's values goes into the table, where it is not the row as it is."""
 
     def emit(self, folder: Path) -> Path:
-        """Print it, and write the JSON to `folder`; the last line printed is the JSON without the single rounds."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.name}.json"
-        path.write_text(json.dumps({**self.as_dict(), "rounds": self.rounds}, indent=1, default=_plain) + "\n")
+        """Print it, and `write` it; the last line printed is the JSON without the single rounds."""
+        path = self.write(folder)
         print(self.text())
         print(json.dumps(self.as_dict(), default=_plain), flush=True)
+        return path
+
+    def write(self, folder: Path) -> Path:
+        """The JSON file in `folder`: all of it, or the one that was there before."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({**self.as_dict(), "rounds": self.rounds}, indent=1, default=_plain) + "\n")
+        os.replace(part, path)
         return path
 
     def text(self) -> str:
@@ -54,7 +62,7 @@ class Report:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What `emit` wrote. Raises OSError, ValueError."""
+    """What `write` wrote. Raises OSError, ValueError."""
     return json.loads(path.read_text())
 
 

@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Profile and report."""
     given = subject.of(options)
-    decoding = Decoding(given, given.checkpoint(), options.positions, options.tokens, options.streams)
-    decoding.run(options.streams)
-    calls, steps = _calls(decoding, options.streams, options.tokens)
+    decoding = Decoding(given, given.checkpoint(), options.positions, options.tokens, options.streams, rounds=1)
+    decoding.warm_up(options.streams)
+    calls, steps = _calls(decoding, options.streams)
     row = {
         "variant": f"{options.streams} stream{'s' * (options.streams > 1)}",
         "steps": steps,
@@ -54,16 +54,16 @@ def run(options: argparse.Namespace) -> None:
     decoding.stage.engine.stop()
 
 
-def _calls(decoding: Decoding, streams: int, tokens: int) -> tuple[Counter[str], int]:
+def _calls(decoding: Decoding, streams: int) -> tuple[Counter[str], int]:
     """CUDA calls of the engine's thread and what ran on the device, by name, and over how many steps.
 
     The profiler's own end waits for the device, on another thread. The engine's is the one that launches most.
     """
     engine = decoding.stage.engine
     activities = [ProfilerActivity.CUDA] if torch.cuda.is_available() else [ProfilerActivity.CPU]
-    with decoding.started(streams), profile(activities=activities, acc_events=True) as profiler:
+    with decoding.started(streams) as running, profile(activities=activities, acc_events=True) as profiler:
         start = engine.tokens
-        decoding.wait(start + tokens * streams, streams)
+        running.round()
         made = engine.tokens - start
     events = profiler.events()
     launching = Counter(event.device_resource_id for event in events if event.name.endswith(_LAUNCHES))

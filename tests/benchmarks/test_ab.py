@@ -1,18 +1,24 @@
 """The variants, a real pair of them, and the page that their figures go into."""
 
+import json
+import multiprocessing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import render
+from benchmarks import ab, render
 from benchmarks.ab import kl
 from benchmarks.ab_variants import CLAIMS, variants
-from benchmarks.subject import RESULTS, configured
+from benchmarks.ab_worker import Process, Sizes
+from benchmarks.measure import Measured
+from benchmarks.subject import RESULTS, Subject, configured
 from chatterbox_engine.config import PROFILES
 from tests.benchmarks.conftest import Bench
 
+DEMO = ("--model", "demo", "--device", "cpu")
 SMALL = ("--tokens", "6", "--positions", "120", "--seconds", "1", "--e2e-tokens", "12", "--kl-positions", "12")
 
 
@@ -64,7 +70,7 @@ def test_divergence() -> None:
 
 
 def test_a_switch_beside_its_base(bench: Bench, tmp_path: Path) -> None:
-    told = bench("ab", "--model", "demo", "--device", "cpu", "--repeats", "1", *SMALL,
+    told = bench("ab", *DEMO, "--repeats", "2", "--s3gen-repeats", "1", *SMALL, "--skip", "without",
                  "--only", "t3.kv_cache", "--only", "s3gen.cfm_steps", "--only", "cuda_graphs")  # fmt: skip
     rows: dict[str, dict[str, Any]] = {row["name"]: row for row in told["rows"]}
     full = rows["t3.kv_cache=full"]
@@ -73,7 +79,12 @@ def test_a_switch_beside_its_base(bench: Bench, tmp_path: Path) -> None:
     assert full["peak_bytes"] > 1e7
     assert rows["s3gen.cfm_steps=5"]["mel"] > 0
     assert rows["t3.cuda_graphs=true t3.exact=false"]["waits"] == "a GPU"
-    assert len(told["rounds"]["alone t3 t3.kv_cache=full"]["base"]) == 1
+    assert len(rows) == 3
+    assert all(row["date"] and row["commit"] for row in rows.values())
+    measured = told["rounds"]["alone t3 t3.kv_cache=full"]
+    assert {name: len(own) for name, own in measured.items()} == {"base": 2, "own": 2, "base start": 1, "own start": 1}
+    assert full["first"]["median"] == measured["own start"][0]["first_token_s"]
+    assert len(told["rounds"]["alone s3gen s3gen.cfm_steps=5"]["own"]) == 1
 
     text = render.comparisons(tmp_path)
     assert "### demo on cpu" in text
@@ -92,3 +103,104 @@ def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ceilings"):
         render.rendered("no markers", tmp_path)
     assert "Nothing is measured yet" in render.comparisons(tmp_path)
+
+
+QUANTIZED = ("alone t3.quantization=int8", "alone t3.quantization=int8_dynamic", "alone t3.quantization=int4",
+             "alone t3.quantization=fp8", "alone t3.quantization=nf4")  # fmt: skip
+
+
+class FakeProcess:
+    """A variant that is its base."""
+
+    failing: ClassVar[set[str]] = set()
+    """Switches of variants that do not run."""
+    started: ClassVar[list[str]] = []
+
+    def __init__(self, given: Subject, *_: Any) -> None:
+        self._name = " ".join(given.switches)
+        self.alive = True
+        self.started.append(self._name)
+
+    def call(self, method: str, *_: Any) -> Any:
+        if self._name in self.failing and method == "begin":
+            self.alive = False
+            raise RuntimeError("no answer within 300 s")
+        answers = {"begin": {"first_token_s": 1.0}, "spoken": [1], "score": np.zeros((1, 2)), "peak_bytes": 5}
+        return answers.get(method, [])
+
+    def measure(self) -> Measured:
+        if self._name == "t3.quantization=int4" and self.started.count(self._name) == 1:
+            raise KeyboardInterrupt
+        return {"step_s": 2.0}
+
+    def close(self) -> None:
+        self.alive = False
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The switches of each process that `ab` starts, none of which is real; int4 interrupts the run the first time."""
+    monkeypatch.setattr(ab, "Process", FakeProcess)
+    monkeypatch.setattr(FakeProcess, "started", [])
+    return FakeProcess.started
+
+
+def test_an_interrupted_run_goes_on_where_it_was(bench: Bench, tmp_path: Path, started: list[str]) -> None:
+    run = ("ab", *DEMO, "--only", "t3.quantization", "--skip", "without", "--skip", "profile")
+    with pytest.raises(KeyboardInterrupt):
+        bench(*run, "--date", "a day")
+    path = tmp_path / "ab-demo.json"
+    told = json.loads(path.read_text())
+    assert [row["name"] for row in told["rows"]] == ["t3.quantization=int8", "t3.quantization=int8_dynamic"]
+    assert told["rows"][0]["speed"]["median"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+    assert "t3.quantization=int8" in render.comparisons(tmp_path)
+
+    started.clear()
+    started.append("t3.quantization=int4")  # so that it is not the first time
+    told = bench(*run, "--date", "the next day", "--resume")
+    assert started[1:] == ["", "t3.quantization=int4", "t3.quantization=nf4"]
+    assert [f"{row['section']} {row['name']}" for row in told["rows"]] == list(QUANTIZED)
+    assert [row["date"] for row in told["rows"]] == ["a day"] * 2 + ["the next day"] * 3
+    assert told["conditions"]["date"] == "a day"
+    assert len(told["rounds"]) == 4
+
+    started.clear()
+    told = bench(
+        *run[:-4], "--date", "then", "--skip", "int4", "--skip", "nf4", "--skip", "fp8", "--skip", "int8_dynamic"
+    )
+    assert {row["date"] for row in told["rows"]} == {"then"}, "without --resume the file is a new one"
+
+
+def test_rows_of_other_conditions_are_not_gone_on_with(bench: Bench, tmp_path: Path, started: list[str]) -> None:
+    run = ("ab", *DEMO, "--only", "int8_dynamic", "--skip", "without")
+    bench(*run)
+    before = (tmp_path / "ab-demo.json").read_text()
+    with pytest.raises(SystemExit, match="positions 300, now 200") as refused:
+        bench(*run, "--resume", "--positions", "200")
+    assert "threads" not in str(refused.value)
+    assert (tmp_path / "ab-demo.json").read_text() == before
+    assert len(started) == 2
+
+
+def test_a_variant_that_fails_is_a_row(bench: Bench, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeProcess, "failing", {"t3.quantization=int8"})
+    told = bench("ab", *DEMO, "--only", "t3.quantization=int8", "--skip", "without")
+    assert [row.get("note") for row in told["rows"]] == ["no answer within 300 s", None]
+    assert list(told["rounds"]) == ["alone t3 t3.quantization=int8_dynamic"]
+    assert started == ["", "t3.quantization=int8", "t3.quantization=int8_dynamic"]
+
+
+def test_a_base_that_fails_is_started_again(bench: Bench, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeProcess, "failing", {""})
+    told = bench("ab", *DEMO, "--only", "t3.quantization=int8", "--skip", "without")
+    assert [row["note"] for row in told["rows"]] == ["its base failed: no answer within 300 s"] * 2
+    assert started == ["", "t3.quantization=int8", "", "t3.quantization=int8_dynamic"]
+
+
+def test_a_process_that_does_not_answer_is_killed() -> None:
+    given = Subject("demo", torch.device("cpu"), "reference", (), configured("reference", ()))
+    begin = set(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match=r"no answer within 0\.01 s"):
+        Process(given, "t3", Sizes(), patience=0.01)
+    assert set(multiprocessing.active_children()) <= begin

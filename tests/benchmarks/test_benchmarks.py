@@ -1,5 +1,6 @@
 """Each benchmark runs on the demo model, and what it reports hangs together. No time is asserted."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,8 +9,10 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.ceilings import prompt_positions
+from benchmarks.measure import Measured
 from benchmarks.prompts import of_positions
-from benchmarks.subject import configured, voice_of
+from benchmarks.subject import Subject, configured, voice_of
+from benchmarks.t3 import Decoding, steps_a_round
 from chatterbox_engine.checkpoint import Checkpoint, find
 from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.text import normalise
@@ -19,7 +22,8 @@ DEMO = ("--model", "demo", "--device", "cpu", "--repeats", "1")
 
 
 def test_t3(bench: Bench) -> None:
-    told = bench("t3", *DEMO, "--no-reference", "--streams", "1,3", "--tokens", "6", "--positions", "120")
+    told = bench("t3", *DEMO, "--no-reference", "--streams", "1,3", "--tokens", "6", "--positions", "120",
+                 "--first-repeats", "2")  # fmt: skip
     one, three = told["rows"]
     assert [row["variant"] for row in told["rows"]] == ["1 stream", "3 streams"]
     assert one["rtf"]["median"] == pytest.approx(25 * one["step_s"]["median"])
@@ -28,7 +32,60 @@ def test_t3(bench: Bench) -> None:
     assert one["step_bytes"] == told["conditions"]["weight_bytes"] + kv
     assert three["step_bytes"] == told["conditions"]["weight_bytes"] + 3 * kv
     assert one["share"] == pytest.approx(one["ceiling_step_s"] / one["step_s"]["median"])
-    assert len(told["rounds"]["1 stream"]) == 1
+    assert {name: len(rounds) for name, rounds in told["rounds"].items()} == {
+        "1 stream": 1, "1 stream, first token": 2, "3 streams": 1, "3 streams, first token": 2,
+    }  # fmt: skip
+
+
+def test_each_round_of_t3_is_beside_one_of_the_reference(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import reference
+
+    class Fake:
+        calls = 0
+
+        def __init__(self, *_: object) -> None: ...
+
+        def measure(self, *_: object) -> Measured:
+            Fake.calls += 1
+            return {"step_s": 1.0, "tokens_a_second": float(Fake.calls), "first_token_s": 7.0}
+
+    monkeypatch.setattr(reference, "ReferenceT3", Fake)
+    told = bench("t3", *DEMO[:4], "--repeats", "2", "--streams", "1,2", "--tokens", "6", "--positions", "120")
+    one, two, theirs = told["rows"]
+    rates = [measured["tokens_a_second"] for measured in told["rounds"]["2 streams"]]
+    assert two["ratio"]["median"] == pytest.approx((rates[0] / 4 + rates[1] / 5) / 2)  # calls 1 to 3 came before
+    assert one["ratio"]["min"] > 0
+    assert (theirs["variant"], theirs["tokens_a_second"]["min"], theirs["tokens_a_second"]["max"]) == (
+        "chatterbox-tts", 2, 5,
+    )  # fmt: skip
+    assert theirs["first_token_s"]["median"] == 7
+
+
+@pytest.mark.parametrize("profile", ["balanced", "reference"])
+def test_streams_pause_between_rounds_and_have_room_for_all(profile: str) -> None:
+    streams, tokens, rounds, positions = 3, 6, 4, 120
+    given = Subject("demo", torch.device("cpu"), profile, (), configured(profile, ()))
+    checkpoint = given.checkpoint()
+    decoding = Decoding(given, checkpoint, positions, tokens, streams, rounds)
+    engine = decoding.stage.engine
+    try:
+        with decoding.started(streams) as running:
+            counts = []
+            for _ in range(rounds):
+                before = engine.tokens
+                time.sleep(0.2)  # many steps of this model
+                assert engine.tokens == before
+                assert running.round()["step_s"] > 0
+                counts.append(engine.tokens - before)
+            assert min(counts) >= tokens * streams
+            assert engine.running == streams
+        assert engine.running + engine.waiting == 0
+        ids = checkpoint.tokenizer().encode(normalise(decoding.texts[0], checkpoint.spec.family), "en")
+        steps = steps_a_round(checkpoint, tokens)
+        middle = prompt_positions(checkpoint.spec.t3, len(ids)) + steps + rounds * steps / 2
+        assert positions - 8 < middle <= positions + 1  # a word more would be too many
+    finally:
+        engine.stop()
 
 
 def test_s3gen(bench: Bench) -> None:
@@ -67,7 +124,8 @@ def test_what_cannot_be_measured_is_said_in_a_sentence() -> None:
     for arguments, words in (
         (["t3", "--model", "no/such/model"], "no/such/model"),
         (["t3", *DEMO, "--no-reference", "--positions", "40"], "--positions"),
-        (["t3", *DEMO, "--no-reference", "--positions", "100", "--tokens", "90"], "--"),
+        (["t3", *DEMO, "--no-reference", "--positions", "100", "--tokens", "90"], "--tokens"),
+        (["t3", *DEMO, "--no-reference", "--positions", "800", "--tokens", "20", "--repeats", "60"], "--repeats"),
         (["t3", *DEMO, "--switch", "t3.nothing=1"], "nothing"),
         (["s3gen", *DEMO], "--no-reference"),
     ):

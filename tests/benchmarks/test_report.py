@@ -30,6 +30,20 @@ def test_a_report_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureF
     assert written == {**last, "rounds": {"own": [{"time": 0.001}]}}
 
 
+def test_a_file_is_all_of_a_report_or_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Path, text: str) -> int:
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise KeyboardInterrupt
+
+    path = Report("name", {"date": "today"}, (), [{"row": 1}]).write(tmp_path)
+    before = path.read_text()
+    monkeypatch.setattr(Path, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Report("name", {"date": "today"}, (), [{"row": 1}, {"row": 2}]).write(tmp_path)
+    assert path.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (1234.5, "1234"), (12.345, "12.3"), (1.0, "1.00"), (0.012345, "0.0123"), (9.2e-7, "0.000000920")],
