@@ -27,6 +27,9 @@ class T3Switches(_Switches):
     """auto: whichever of PyTorch's kernels fits; the others name one, and fall back to auto where it is not there."""
     kv_cache: Literal["bucketed", "full"] = "bucketed"
     """bucketed: a step reads the cache as far as its longest stream has come. full: all of it, always."""
+    kv_precision: Literal["auto", "int8"] = "auto"
+    """auto: the step's own. int8: half of bf16's bytes, a scale for each head and position. On a CPU that saves time
+    where many streams are read; on a GPU it costs some, since what is read is first widened."""
     alignment_guard: Literal["auto", "on", "off"] = "auto"
     """End or hold a stream by where its attention stands in the text. auto: where the model is meant to have it."""
     cuda_graphs: bool = True

@@ -82,7 +82,7 @@ class T3Stage:
     def score(self, text: str, voice: Voice, tokens: list[int], params: SamplingParams, language: str = "en") -> Tensor:
         """Log-probabilities (n, V) of the token at each given one's place, those before it given (`t3.scoring`)."""
         ids = self._tokenizer.encode(normalise(text, self._checkpoint.spec.family), language)
-        return score(self._model, ids, voice.for_t3(), tokens, params)
+        return score(self._model, ids, voice.for_t3(), tokens, params, self.engine.runner.cache.quantised)
 
     def warm_up(self, voice: Voice) -> None:
         """Run every kind of step once, so that no request pays for first calls."""

@@ -16,7 +16,10 @@ _HEAD_WIDTH = 64
 
 
 class NativeStep:
-    """`T3Model.forward` for one new position of each row, over a bf16 cache and packed weights; sums in fp32."""
+    """`T3Model.forward` for one new position of each row, over packed weights and a cache in bf16 or 8 bits.
+
+    Sums are in fp32.
+    """
 
     def __init__(self, model: T3Model, cache: KVCache) -> None:
         kernels = native.kernels()
@@ -53,7 +56,7 @@ class NativeStep:
         hidden = torch.empty(rows, width)
         followed = torch.empty(len(self._aligned), rows, length)
         store = self._cache.store
-        cache = native.Cache(pointer(store), store.shape[2], store.shape[4])
+        cache = native.Cache(pointer(store), store.shape[2], store.shape[4], int(self._cache.quantised))
         failed = self._decode(
             ctypes.byref(self._struct), ctypes.byref(cache), pointer(x), pointer(positions), ctypes.c_int64(first_row),
             ctypes.c_int64(rows), pointer(hidden), pointer(self._aligned), ctypes.c_int64(len(self._aligned)),

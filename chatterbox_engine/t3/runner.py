@@ -50,7 +50,8 @@ class Runner:
         self.device = model.device
         rows = (2 if model.spec.cfg else 1) * switches.max_streams
         positions = switches.max_positions or model.spec.positions
-        self.cache = KVCache(model.spec, rows, positions, model.dtype, self.device)
+        quantised = switches.kv_precision == "int8"
+        self.cache = KVCache(model.spec, rows, positions, model.dtype, self.device, quantised)
         self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, guard, self.device)
         self.graphs = Graphs(self.device, switches.cuda_graphs and not switches.exact)
         self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)

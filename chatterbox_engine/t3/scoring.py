@@ -10,7 +10,14 @@ from chatterbox_engine.types import SamplingParams, T3Voice
 
 
 @torch.inference_mode()
-def score(model: T3Model, text: list[int], voice: T3Voice, tokens: list[int], params: SamplingParams) -> Tensor:
+def score(
+    model: T3Model,
+    text: list[int],
+    voice: T3Voice,
+    tokens: list[int],
+    params: SamplingParams,
+    quantised_cache: bool = False,
+) -> Tensor:
     """Log-probabilities (n, V), fp32, of the token at each of the n given ones' places, those before it given.
 
     After guidance and before penalty, temperature and filters. Takes a cache of its own, so that an engine may run.
@@ -25,7 +32,7 @@ def score(model: T3Model, text: list[int], voice: T3Voice, tokens: list[int], pa
     ]
     x = torch.stack(rows)
     length = x.shape[1]
-    cache = KVCache(model.spec, len(x), length, model.dtype, device)
+    cache = KVCache(model.spec, len(x), length, model.dtype, device, quantised_cache)
     positions = torch.arange(length, device=device).expand(len(x), -1)
     index = torch.arange(len(x), device=device)
     hidden, _ = model(x, positions, cache, index, slice(0, len(x)), length, None, causal=True)

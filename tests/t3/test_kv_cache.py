@@ -1,5 +1,6 @@
 """The KV cache: what is written is read, moves carry it along, and scratch is never seen."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,8 @@ SPEC = T3Spec(layers=2, heads=3, head_width=4)
 ROWS, POSITIONS = 5, 12
 
 
-def cache(dtype: torch.dtype = torch.float32) -> KVCache:
-    return KVCache(SPEC, ROWS, POSITIONS, dtype, torch.device("cpu"))
+def cache(dtype: torch.dtype = torch.float32, quantised: bool = False) -> KVCache:
+    return KVCache(SPEC, ROWS, POSITIONS, dtype, torch.device("cpu"), quantised)
 
 
 writes = st.lists(
@@ -61,16 +62,39 @@ def test_a_block_of_rows_is_read_without_a_copy() -> None:
     assert values.data_ptr() == own.store[1, 1, 1].data_ptr()
 
 
-def test_bytes_of_a_position() -> None:
-    own = cache(torch.bfloat16)
+@pytest.mark.parametrize("quantised", [False, True])
+def test_bytes_of_a_position(quantised: bool) -> None:
+    own = cache(torch.bfloat16, quantised)
     assert own.position_bytes * ROWS * (POSITIONS + 1) == own.store.nbytes
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(magnitude=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_8_bits_hold_what_is_written_to_half_a_step(dtype: torch.dtype, magnitude: float, seed: int) -> None:
+    """Of each head's own largest number; rows moved, saved and restored keep their bits."""
+    own = cache(dtype, quantised=True)
+    kv = (magnitude * torch.randn(ROWS, POSITIONS, 2, 3, 4, generator=torch.Generator().manual_seed(seed))).to(dtype)
+    kv[0, 0] = 0
+    own.write(1, torch.arange(ROWS), torch.arange(POSITIONS).expand(ROWS, -1), kv)
+    kv = kv.float()
+    got = torch.stack(own.read(1, slice(None), POSITIONS)).permute(1, 3, 0, 2, 4).float()
+    step = kv.abs().amax(-1, keepdim=True) / 127
+    rounding = 2**-7 * kv.abs() if dtype == torch.bfloat16 else 1e-6 * kv.abs()
+    assert ((got - kv).abs() <= 0.51 * step + rounding).all()
+    own.move(2, 4, POSITIONS)
+    own.restore(3, own.save(2, POSITIONS))
+    again = torch.stack(own.read(1, slice(None), POSITIONS))
+    assert torch.equal(again[:, 4], again[:, 2])
+    assert torch.equal(again[:, 3], again[:, 2])
+
+
+@pytest.mark.parametrize("quantised", [False, True])
 @given(length=st.integers(1, POSITIONS))
 @settings(deadline=None)
-def test_what_is_saved_of_a_row_begins_others(length: int) -> None:
-    own = cache()
-    own.store.copy_(torch.randn(own.store.shape, generator=torch.Generator().manual_seed(length)))
+def test_what_is_saved_of_a_row_begins_others(quantised: bool, length: int) -> None:
+    own = cache(quantised=quantised)
+    own.store.copy_(100 * torch.randn(own.store.shape, generator=torch.Generator().manual_seed(length)))
     before, saved = own.store.clone(), own.save(1, length)
     for row in (0, 3):
         own.restore(row, saved)

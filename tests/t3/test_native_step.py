@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native_linear import NativeLinear
 from chatterbox_engine.config import CpuKernels, Quantization, T3Switches
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.engine import T3Engine
+from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.native_step import NativeStep
 from chatterbox_engine.t3.runner import Runner
@@ -29,6 +31,11 @@ GPT2 = LLAMA.model_copy(
 TEXT = [255, *range(20, 60), 0]
 
 
+def contents(cache: KVCache) -> Tensor:
+    """All that a cache holds, as it is read."""
+    return torch.stack([torch.stack(cache.read(layer, slice(None), 128)) for layer in range(len(cache.store))])
+
+
 def model(spec: T3Spec, form: Quantization = "none", kernels: CpuKernels = "auto") -> T3Model:
     return T3Model.from_weights(spec, RandomWeights(1), 300, torch.bfloat16, torch.device("cpu"), form, kernels)
 
@@ -43,22 +50,28 @@ def voice() -> T3Voice:
 @pytest.mark.parametrize("spec", [LLAMA, GPT2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize("form", ["none", "int8", "int8_dynamic"])
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 12])
+@pytest.mark.parametrize("kv_precision", ["auto", "int8"])
 @torch.inference_mode()
-def test_a_step_is_the_models_own_layers(spec: T3Spec, form: Quantization, rows: int) -> None:
+def test_a_step_is_the_models_own_layers(spec: T3Spec, form: Quantization, rows: int, kv_precision: Any) -> None:
     """Over the same packed weights and the same cache, row by row at places of its own."""
     own = model(spec, form)
-    runner = Runner(own, T3Switches(max_streams=12, max_positions=128), guard=False)
+    switches = T3Switches(max_streams=12, max_positions=128, kv_precision=kv_precision)
+    runner = Runner(own, switches, guard=False)
     generator = torch.Generator().manual_seed(rows)
     cache = runner.cache
-    cache.store.copy_(torch.randn(cache.store.shape, generator=generator))
+    filled = torch.randn(spec.layers, 12 * runner.width, 128, 2, spec.heads, spec.head_width, generator=generator)
+    for layer, keys_values in enumerate(filled):
+        positions = torch.arange(128).expand(len(keys_values), -1)
+        cache.write(layer, torch.arange(len(keys_values)), positions, keys_values.bfloat16())
     x = torch.randn(rows, spec.width, generator=generator).bfloat16()
     positions = torch.randint(0, 100, (rows,), generator=generator)
     length, first = int(positions.max()) + 1, runner.width * 12 - rows
-    before = cache.store.clone()
+    before = contents(cache)
+    store = cache.store.clone()
     step = NativeStep(own, cache)
     hidden, followed = step(own.placed(x, positions), positions, first, length)
-    written = cache.store.clone()
-    cache.store.copy_(before)
+    written = contents(cache)
+    cache.store.copy_(store)
     mask = torch.arange(length) <= positions[:, None, None, None]
     expected, attention = own(
         x[:, None], positions[:, None], cache, torch.arange(first, first + rows), slice(first, first + rows), length,
@@ -66,7 +79,7 @@ def test_a_step_is_the_models_own_layers(spec: T3Spec, form: Quantization, rows:
     )  # fmt: skip
     tolerance = 0.08 if form == "int8_dynamic" else 0.03  # activations in 8 bits round bf16's roundings apart
     assert (hidden - expected[:, 0]).norm() <= tolerance * expected.norm()
-    assert (written - cache.store).norm() <= tolerance * (cache.store - before).norm()
+    assert (written - contents(cache)).norm() <= tolerance * (contents(cache) - before).norm()
     if spec.aligned_heads:
         assert attention is not None
         assert (followed - attention).abs().max() <= 0.02
@@ -87,8 +100,11 @@ def engine(own: T3Model, **switches: Any) -> T3Engine:
 
 @needs_kernels
 @pytest.mark.parametrize("form", ["int8", "int8_dynamic"])
-def test_in_8_bits_a_stream_is_the_same_alone_and_in_a_batch(form: Quantization, voice: T3Voice) -> None:
-    running = engine(model(LLAMA, form), voice_prefix="off", prefill_positions=10_000)
+@pytest.mark.parametrize("kv_precision", ["auto", "int8"])
+def test_in_8_bits_a_stream_is_the_same_alone_and_in_a_batch(
+    form: Quantization, kv_precision: str, voice: T3Voice
+) -> None:
+    running = engine(model(LLAMA, form), voice_prefix="off", prefill_positions=10_000, kv_precision=kv_precision)
     try:
         alone = [tokens(running, voice, [seed])[0] for seed in range(4)]
         assert tokens(running, voice, list(range(4))) == alone
@@ -127,6 +143,14 @@ def test_an_idle_engine_rests_and_comes_back(form: Quantization, voice: T3Voice)
         assert tokens(running, voice, [1]) == expected
     finally:
         running.stop()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_8_bit_keys_and_values_hardly_change_what_is_drawn_from(dtype: torch.dtype, voice: T3Voice) -> None:
+    own = T3Model.from_weights(LLAMA, RandomWeights(1), 300, dtype, torch.device("cpu"))
+    plain, quantised = (score(own, TEXT, voice, list(range(50)), SamplingParams(), small) for small in (False, True))
+    assert not torch.equal(plain, quantised)
+    assert (plain.exp() * (plain - quantised)).sum(-1).mean() < 1e-3
 
 
 @pytest.mark.parametrize("spec", [LLAMA, GPT2], ids=["llama", "gpt2"])

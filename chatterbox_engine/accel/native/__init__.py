@@ -1,4 +1,4 @@
-"""The CPU's own kernels: `team.h`, `linear.h` and `decode.c`, compiled for this processor at first use and kept."""
+"""The CPU's own kernels, decode.c and what it includes, compiled for this processor at first use and kept."""
 
 import ctypes
 import hashlib
@@ -51,7 +51,7 @@ class Model(ctypes.Structure):
 
 
 class Cache(ctypes.Structure):
-    _fields_ = (("store", ctypes.c_void_p), ("rows", ctypes.c_int64), ("positions", ctypes.c_int64))
+    _fields_ = (("store", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("rows", "positions", "quantised")))
 
 
 @cache
@@ -77,7 +77,7 @@ def _built() -> Path:
     target = subprocess.run(
         [compiler, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False
     )
-    sources = [(_FOLDER / name).read_text() for name in ("team.h", "linear.h", "decode.c")]
+    sources = [(_FOLDER / name).read_text() for name in ("team.h", "linear.h", "attention.h", "decode.c")]
     what = (*sources, *_FLAGS, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"
     library = folder / f"decode-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.so"

@@ -1,8 +1,8 @@
 // T3's transformer on a CPU: a decode step, every layer of it, in one call.
 
-#include "linear.h"
+#include "attention.h"
 
-enum { HEAD_WIDTH = 64, FEW = 4 }; // FEW: rows that every thread makes ready for itself
+enum { FEW = 4 }; // rows that every thread makes ready for itself
 
 typedef struct {
   Linear qkv, out, up, down;
@@ -19,8 +19,8 @@ typedef struct {
 } Model;
 
 typedef struct {
-  void *store;                // bf16 (layers, 2, rows, heads, positions, HEAD_WIDTH)
-  int64_t rows, positions;
+  char *store; // (layers, 2, rows, heads, positions) places, each HEAD_WIDTH numbers in bf16, or a RECORD
+  int64_t rows, positions, quantised;
 } Cache;
 
 static void normalise(const Model *model, const float *x, const float *gain, const float *bias, float *to) {
@@ -33,96 +33,6 @@ static void normalise(const Model *model, const float *x, const float *gain, con
   for (int64_t i = 0; i < w; i++) square += (x[i] - mean) * (x[i] - mean);
   float factor = 1.0f / sqrtf(square / w + model->eps);
   for (int64_t i = 0; i < w; i++) to[i] = (x[i] - mean) * factor * gain[i] + (bias ? bias[i] : 0.0f);
-}
-
-// ---- attention -----------------------------------------------------------------------------------------------------
-
-static void rotate(float *x, const float *cos, const float *sin) {
-  enum { HALF = HEAD_WIDTH / 2 };
-  for (int i = 0; i < HALF; i++) {
-    float a = x[i], b = x[i + HALF];
-    x[i] = a * cos[i] - b * sin[i];
-    x[i + HALF] = b * cos[i + HALF] + a * sin[i + HALF];
-  }
-}
-
-// e^x of 16 numbers within 2e-7 of it: 2^n by the exponent, the rest by a polynomial (Cephes, S. Moshier).
-static inline __m512 exponential(__m512 x) {
-  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  const float terms[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 0.5f};
-  __m512 y = _mm512_set1_ps(terms[0]);
-  for (int i = 1; i < 6; i++) y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(terms[i]));
-  y = _mm512_fmadd_ps(_mm512_mul_ps(r, r), y, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(y, n);
-}
-
-// The sum of each of 16 vectors: halves are added side by side, four times.
-static inline __m512 sums_of(__m512 v[16]) {
-  for (int i = 0; i < 8; i++)
-    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
-  for (int i = 0; i < 4; i++)
-    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd));
-  for (int i = 0; i < 2; i++)
-    v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
-  v[0] = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xdd));
-  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-  return _mm512_permutexvar_ps(order, v[0]);
-}
-
-static inline void fetch(const uint16_t *place) {
-  _mm_prefetch((const char *)(place + 16 * HEAD_WIDTH), _MM_HINT_T0);
-  _mm_prefetch((const char *)(place + 16 * HEAD_WIDTH + 32), _MM_HINT_T0);
-}
-
-// One head of one row: `length` places of keys and values, bf16. weights: room for whole vectors of `length`, on return
-// the attention. Products with keys are of bf16, to which the query is rounded; sums are in fp32.
-static void attend(const float *q, const uint16_t *keys, const uint16_t *values, int64_t length, float *weights,
-                   float *to) {
-  uint16_t query[HEAD_WIDTH];
-  for (int i = 0; i < HEAD_WIDTH; i++) query[i] = to_bf16(q[i] * 0.125f); // 1 / sqrt(HEAD_WIDTH), a power of two
-  __m512bh low = (__m512bh)_mm512_loadu_si512(query), high = (__m512bh)_mm512_loadu_si512(query + 32);
-  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
-  for (int64_t p = 0; p < length; p += 16) {
-    __m512 v[16];
-    for (int i = 0; i < 16; i++) { // beyond the end the last place stands in
-      const uint16_t *key = keys + (p + i < length ? p + i : length - 1) * HEAD_WIDTH;
-      fetch(key);
-      v[i] = _mm512_dpbf16_ps(_mm512_setzero_ps(), low, (__m512bh)_mm512_loadu_si512(key));
-      v[i] = _mm512_dpbf16_ps(v[i], high, (__m512bh)_mm512_loadu_si512(key + 32));
-    }
-    __m512 scores = sums_of(v);
-    most = _mm512_max_ps(most, scores);
-    _mm512_storeu_ps(weights + p, scores);
-  }
-  most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-  for (int64_t p = 0; p < length; p += 16) {
-    __mmask16 inside = length - p >= 16 ? 0xffff : (__mmask16)((1 << (length - p)) - 1);
-    __m512 own = _mm512_maskz_mov_ps(inside, exponential(_mm512_sub_ps(_mm512_loadu_ps(weights + p), most)));
-    total = _mm512_add_ps(total, own);
-    _mm512_storeu_ps(weights + p, own);
-  }
-  float share = 1.0f / _mm512_reduce_add_ps(total);
-  // A pair of bf16 is a float's upper half and, shifted, another's: values at even and odd places are summed apart.
-  const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-  __m512 even[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, odd[2] = {even[0], even[0]};
-  for (int64_t p = 0; p < length; p++) {
-    const uint16_t *value = values + p * HEAD_WIDTH;
-    fetch(value);
-    weights[p] *= share;
-    __m512 w = _mm512_set1_ps(weights[p]);
-    for (int half = 0; half < 2; half++) {
-      __m512i pairs = _mm512_loadu_si512(value + 32 * half);
-      even[half] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even[half]);
-      odd[half] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(_mm512_and_si512(pairs, upper)), odd[half]);
-    }
-  }
-  for (int half = 0; half < 2; half++)
-    for (int i = 0; i < 16; i++) {
-      to[32 * half + 2 * i] = even[half][i];
-      to[32 * half + 2 * i + 1] = odd[half][i];
-    }
 }
 
 // x: gate and up, or up alone -> to (mlp_width), a multiple of 16
@@ -142,22 +52,27 @@ static void activate(const Model *model, const float *x, float *to) {
 
 // ---- a decode step -------------------------------------------------------------------------------------------------
 
-// One head of one row: turn the query and the new key, write the cache, attend. The result replaces the query.
-static void attend_row(const Model *model, const Cache *cache, int64_t layer, int64_t row, int64_t head, int64_t at,
-                       float *q, float *weights) {
-  int64_t inner = model->heads * HEAD_WIDTH, plane = cache->rows * model->heads * cache->positions * HEAD_WIDTH;
-  int64_t base = 2 * layer * plane + (row * model->heads + head) * cache->positions * HEAD_WIDTH;
-  uint16_t *keys = (uint16_t *)cache->store + base, *values = keys + plane;
+// One head of one row: turn the query and the new key, write the cache, attend. The result replaces the query; weights,
+// with room for whole vectors, get the attention.
+static void attend(const Model *model, const Cache *cache, int64_t layer, int64_t row, int64_t head, int64_t at, float *q,
+                   float *weights) {
+  int64_t inner = model->heads * HEAD_WIDTH, place = cache->quantised ? RECORD : 2 * HEAD_WIDTH;
+  int64_t plane = cache->rows * model->heads * cache->positions * place, length = at + 1;
+  char *keys = cache->store + 2 * layer * plane + (row * model->heads + head) * cache->positions * place;
+  char *values = keys + plane;
   float *k = q + inner, *v = k + inner;
   if (model->llama) {
     rotate(q, model->cos + at * HEAD_WIDTH, model->sin + at * HEAD_WIDTH);
     rotate(k, model->cos + at * HEAD_WIDTH, model->sin + at * HEAD_WIDTH);
   }
-  for (int i = 0; i < HEAD_WIDTH; i++) {
-    keys[at * HEAD_WIDTH + i] = to_bf16(k[i]);
-    values[at * HEAD_WIDTH + i] = to_bf16(v[i]);
-  }
-  attend(q, keys, values, at + 1, weights, q);
+  put_place(k, keys + at * place, cache->quantised);
+  put_place(v, values + at * place, cache->quantised);
+  for (int i = 0; i < HEAD_WIDTH; i++) q[i] *= 0.125f; // 1 / sqrt(HEAD_WIDTH), a power of two
+  if (cache->quantised) score_int8(q, keys, values, length, weights);
+  else score_bf16(q, keys, values, length, weights);
+  soften(weights, length);
+  if (cache->quantised) mix_int8(weights, values, length, q);
+  else mix_bf16(weights, values, length, q);
 }
 
 // A head's attention, for whoever follows it: `followed` (rows, length), zero beyond the row's own places.
@@ -220,7 +135,7 @@ int decode(const Model *model, const Cache *cache, float *x, const int64_t *posi
       product(&own, &layer->qkv, form, scale, rows, wide, 3 * inner, 0);
       for (int64_t mh; (mh = take(&own, rows * model->heads)) >= 0;) {
         int64_t m = mh / model->heads, h = mh % model->heads;
-        attend_row(model, cache, index, first_row + m, h, positions[m], wide + m * 3 * inner + h * HEAD_WIDTH, weights);
+        attend(model, cache, index, first_row + m, h, positions[m], wide + m * 3 * inner + h * HEAD_WIDTH, weights);
         for (int64_t i = 0; i < n_aligned; i++)
           if (aligned[2 * i] == index && aligned[2 * i + 1] == h)
             follow(weights, positions[m] + 1, length, followed + (i * rows + m) * length);

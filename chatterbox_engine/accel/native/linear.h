@@ -17,6 +17,7 @@ enum { BLOCK = 16, TILE_ROWS = 16, ROW_TILES = 4, DIGIT = 128, LARGEST = 127 };
 enum { QUAD = 4 };              // blocks read side by side: a core fetches four runs of memory faster than one
 enum { LINES = TILE_ROWS * ROW_TILES }; // rows of one digit that are multiplied before their sums are put away
 enum { GROUP = 6 };             // lines whose sums with QUAD blocks fill AVX512's registers
+enum { SLICE = 1 << 12 };       // bytes of each of QUAD blocks that stay in a core's first cache while lines pass by
 enum { PANEL_BYTES = 1 << 19 }; // of activations that stay in a core's second cache
 enum { AHEAD = 2048 };      // bytes of each block fetched before they are needed
 enum { TILE_AHEAD = 8192 }; // the same, of one block at a time: hardware stops at the end of a page
@@ -53,6 +54,13 @@ static inline uint16_t to_bf16(float x) {
 
 // ---- activations -------------------------------------------------------------------------------------------------
 
+// The greatest magnitude of `count` numbers, a multiple of 16; never zero. (GCC does not vectorise fmaxf here.)
+static inline float largest(const float *x, int64_t count) {
+  __m512 most = _mm512_set1_ps(1e-12f);
+  for (int64_t i = 0; i < count; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
+  return _mm512_reduce_max_ps(most);
+}
+
 // Bytes of an activation in the form in which a layer is multiplied.
 static inline int64_t form_width(const Linear *l) { return l->digits ? 1 : wide_bf16 ? 4 : 2; }
 
@@ -70,10 +78,8 @@ static void put_row(const Linear *l, const float *x, int64_t m, int64_t rows, vo
     else for (int64_t i = 0; i < k; i++) ((uint16_t *)line)[i] = to_bf16(x[i]);
     return;
   }
-  float most = 1e-12f;
-  for (int64_t i = 0; i < k; i++) most = fmaxf(most, fabsf(x[i]));
-  float largest = l->digits == 1 ? LARGEST : LARGEST * DIGIT;
-  float scale = most / largest, inverse = largest / most;
+  float most = largest(x, k), range = l->digits == 1 ? LARGEST : LARGEST * DIGIT;
+  float scale = most / range, inverse = range / most;
   int32_t offset = use_amx ? 0 : DIGIT;
   scales[m] = scale;
   int8_t *high = (int8_t *)line, *low = high + rows * stride;
@@ -131,21 +137,25 @@ static void tile_product(int64_t digits, const char *a, int64_t rows, int64_t st
 
 typedef enum { INT8, BF16, WIDE } Kind; // INT8: VNNI. BF16: AVX512's own dot. WIDE: bf16 weights, fp32 activations
 
-// `lines` lines with `blocks` blocks, both known when this is compiled. sums: (lines, QUAD, 16).
+// `lines` lines with bytes `begin` to `end` of `blocks` blocks; both numbers are known when this is compiled.
+// sums: (lines, QUAD, 16), what they are so far, or nothing yet where `begin` is 0.
 static inline __attribute__((always_inline)) void dots(Kind kind, int lines, int blocks, const Linear *l, int64_t block,
-                                                       const char *a, int64_t stride, int32_t *sums) {
+                                                       const char *a, int64_t stride, int64_t begin, int64_t end,
+                                                       int32_t *sums) {
   int64_t bytes = BLOCK * l->inputs * (kind == INT8 ? 1 : 2), place = kind == WIDE ? 8 : 4;
   const char *w = (const char *)l->weight + block * bytes;
   const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
   __m512i acc[GROUP][QUAD];
+  a += begin / 64 * place;
 #pragma GCC unroll 4
-  for (int n = 0; n < blocks; n++) { // the share of the 128 that was added to each activation is taken off
-    __m512i begin = _mm512_setzero_si512();
-    if (kind == INT8) begin = _mm512_sub_epi32(begin, _mm512_slli_epi32(_mm512_loadu_si512(l->sums + BLOCK * (block + n)), 7));
+  for (int n = 0; n < blocks; n++) {
+    __m512i first = _mm512_setzero_si512(); // the share of the 128 that was added to each activation is taken off
+    if (kind == INT8 && !begin)
+      first = _mm512_sub_epi32(first, _mm512_slli_epi32(_mm512_loadu_si512(l->sums + BLOCK * (block + n)), 7));
 #pragma GCC unroll 6
-    for (int r = 0; r < lines; r++) acc[r][n] = begin;
+    for (int r = 0; r < lines; r++) acc[r][n] = begin ? _mm512_load_si512(sums + (r * QUAD + n) * BLOCK) : first;
   }
-  for (int64_t i = 0; i < bytes; i += 64, a += place) {
+  for (int64_t i = begin; i < end; i += 64, a += place) {
     const char *next = w + i + AHEAD + (i + AHEAD < bytes ? 0 : (QUAD - 1) * bytes); // at a block's end, the next quad's
 #pragma GCC unroll 4
     for (int n = 0; n < blocks; n++) _mm_prefetch(next + n * bytes, _MM_HINT_T0);
@@ -181,15 +191,15 @@ static inline __attribute__((always_inline)) void dots(Kind kind, int lines, int
 }
 
 #define COUNT(kind, lines) case lines: \
-    if (blocks == QUAD) dots(kind, lines, QUAD, l, block, a, stride, sums); \
-    else dots(kind, lines, 1, l, block, a, stride, sums); \
+    if (blocks == QUAD) dots(kind, lines, QUAD, l, block, a, stride, begin, end, sums); \
+    else dots(kind, lines, 1, l, block, a, stride, begin, end, sums); \
     return;
 #define COUNTS(kind) switch (lines) { \
     COUNT(kind, 1) COUNT(kind, 2) COUNT(kind, 3) COUNT(kind, 4) COUNT(kind, 5) COUNT(kind, 6) }
 
 // Up to GROUP lines with one block or QUAD.
 static void group_product(const Linear *l, int64_t block, int64_t blocks, const char *a, int64_t lines, int64_t stride,
-                          int32_t *sums) {
+                          int64_t begin, int64_t end, int32_t *sums) {
   if (l->digits) COUNTS(INT8)
   else if (wide_bf16) COUNTS(WIDE)
   else COUNTS(BF16)
@@ -207,10 +217,13 @@ static void lines_product(const Linear *l, int64_t block, int64_t blocks, const 
   }
 #endif
   int64_t groups = (lines + GROUP - 1) / GROUP; // of equal size, as far as that goes
-  for (int64_t g = 0; g < groups; g++) {
-    int64_t m = g * lines / groups, count = (g + 1) * lines / groups - m;
-    group_product(l, block, blocks, a + m * stride, count, stride, sums + m * QUAD * BLOCK);
-  }
+  int64_t bytes = BLOCK * l->inputs * (l->digits ? 1 : 2), slice = groups > 1 ? SLICE : bytes;
+  for (int64_t begin = 0; begin < bytes; begin += slice)
+    for (int64_t g = 0; g < groups; g++) {
+      int64_t m = g * lines / groups, count = (g + 1) * lines / groups - m;
+      int64_t end = begin + slice < bytes ? begin + slice : bytes;
+      group_product(l, block, blocks, a + m * stride, count, stride, begin, end, sums + m * QUAD * BLOCK);
+    }
 }
 
 // All rows with some blocks: scales, bias, and `to` (+)= result.
