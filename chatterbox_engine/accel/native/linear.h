@@ -137,26 +137,32 @@ static void tile_product(int64_t digits, const char *a, int64_t rows, int64_t st
 
 typedef enum { INT8, BF16, WIDE } Kind; // INT8: VNNI. BF16: AVX512's own dot. WIDE: bf16 weights, fp32 activations
 
-// `lines` lines with bytes `begin` to `end` of `blocks` blocks; both numbers are known when this is compiled.
-// sums: (lines, QUAD, 16), what they are so far, or nothing yet where `begin` is 0.
+// What part of the blocks is multiplied, and what is fetched from memory meanwhile, as bytes of a block.
+typedef struct {
+  int64_t begin, end;
+  int64_t ahead, pace; // where fetching begins, and 256ths of a byte by which it goes on with every 64 bytes multiplied
+} Span;
+
+// `lines` lines with a span of `blocks` blocks; both numbers are known when this is compiled.
+// sums: (lines, QUAD, 16), what they are so far, or nothing yet where the span begins at 0.
 static inline __attribute__((always_inline)) void dots(Kind kind, int lines, int blocks, const Linear *l, int64_t block,
-                                                       const char *a, int64_t stride, int64_t begin, int64_t end,
-                                                       int32_t *sums) {
+                                                       const char *a, int64_t stride, Span span, int32_t *sums) {
   int64_t bytes = BLOCK * l->inputs * (kind == INT8 ? 1 : 2), place = kind == WIDE ? 8 : 4;
   const char *w = (const char *)l->weight + block * bytes;
   const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
   __m512i acc[GROUP][QUAD];
-  a += begin / 64 * place;
+  a += span.begin / 64 * place;
 #pragma GCC unroll 4
   for (int n = 0; n < blocks; n++) {
     __m512i first = _mm512_setzero_si512(); // the share of the 128 that was added to each activation is taken off
-    if (kind == INT8 && !begin)
+    if (kind == INT8 && !span.begin)
       first = _mm512_sub_epi32(first, _mm512_slli_epi32(_mm512_loadu_si512(l->sums + BLOCK * (block + n)), 7));
 #pragma GCC unroll 6
-    for (int r = 0; r < lines; r++) acc[r][n] = begin ? _mm512_load_si512(sums + (r * QUAD + n) * BLOCK) : first;
+    for (int r = 0; r < lines; r++) acc[r][n] = span.begin ? _mm512_load_si512(sums + (r * QUAD + n) * BLOCK) : first;
   }
-  for (int64_t i = begin; i < end; i += 64, a += place) {
-    const char *next = w + i + AHEAD + (i + AHEAD < bytes ? 0 : (QUAD - 1) * bytes); // at a block's end, the next quad's
+  int64_t ahead = span.ahead << 8;
+  for (int64_t i = span.begin; i < span.end; i += 64, a += place, ahead += span.pace) {
+    const char *next = w + (ahead >> 8) + (ahead >> 8 < bytes ? 0 : (QUAD - 1) * bytes); // at the end, the next quad's
 #pragma GCC unroll 4
     for (int n = 0; n < blocks; n++) _mm_prefetch(next + n * bytes, _MM_HINT_T0);
     for (int half = 0; half < (kind == WIDE ? 2 : 1); half++) { // a pair of bf16 is two floats' upper halves
@@ -191,15 +197,15 @@ static inline __attribute__((always_inline)) void dots(Kind kind, int lines, int
 }
 
 #define COUNT(kind, lines) case lines: \
-    if (blocks == QUAD) dots(kind, lines, QUAD, l, block, a, stride, begin, end, sums); \
-    else dots(kind, lines, 1, l, block, a, stride, begin, end, sums); \
+    if (blocks == QUAD) dots(kind, lines, QUAD, l, block, a, stride, span, sums); \
+    else dots(kind, lines, 1, l, block, a, stride, span, sums); \
     return;
 #define COUNTS(kind) switch (lines) { \
     COUNT(kind, 1) COUNT(kind, 2) COUNT(kind, 3) COUNT(kind, 4) COUNT(kind, 5) COUNT(kind, 6) }
 
 // Up to GROUP lines with one block or QUAD.
 static void group_product(const Linear *l, int64_t block, int64_t blocks, const char *a, int64_t lines, int64_t stride,
-                          int64_t begin, int64_t end, int32_t *sums) {
+                          Span span, int32_t *sums) {
   if (l->digits) COUNTS(INT8)
   else if (wide_bf16) COUNTS(WIDE)
   else COUNTS(BF16)
@@ -219,10 +225,11 @@ static void lines_product(const Linear *l, int64_t block, int64_t blocks, const 
   int64_t groups = (lines + GROUP - 1) / GROUP; // of equal size, as far as that goes
   int64_t bytes = BLOCK * l->inputs * (l->digits ? 1 : 2), slice = groups > 1 ? SLICE : bytes;
   for (int64_t begin = 0; begin < bytes; begin += slice)
-    for (int64_t g = 0; g < groups; g++) {
+    for (int64_t g = 0; g < groups; g++) { // each fetches its share of the next slice
       int64_t m = g * lines / groups, count = (g + 1) * lines / groups - m;
-      int64_t end = begin + slice < bytes ? begin + slice : bytes;
-      group_product(l, block, blocks, a + m * stride, count, stride, begin, end, sums + m * QUAD * BLOCK);
+      Span span = {begin, begin + slice < bytes ? begin + slice : bytes, begin + AHEAD, 64 << 8};
+      if (groups > 1) span.ahead = span.end + g * slice / groups, span.pace = (64 << 8) / groups;
+      group_product(l, block, blocks, a + m * stride, count, stride, span, sums + m * QUAD * BLOCK);
     }
 }
 
