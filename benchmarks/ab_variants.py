@@ -47,6 +47,7 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("t3", "t3.quantization=fp8", (), _GPU),
     ("t3", "t3.quantization=nf4", (), None),
     ("t3", "t3.kv_cache=full", (), None),
+    ("t3", "t3.kv_precision=int8", (), None),
     ("t3", "t3.attention=math", (), None),
     ("t3", "t3.attention=efficient", (), _GPU),
     ("t3", "t3.attention=flash", (), None),
@@ -73,7 +74,16 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("e2e", "memory.limit=0.5", (), _GPU),
 )
 """(stage, switch, switches that it needs, what it needs to be there)."""
-_BESIDES = (("t3.cpu_kernels=packed", _CPU), ("t3.cpu_kernels=plain", _CPU), ("t3.kv_cache=full", None))
+_BESIDES = (
+    ("t3.quantization=int8", None),
+    ("t3.quantization=int8_dynamic", None),
+    ("t3.quantization=int4", None),
+    ("t3.kv_precision=int8", None),
+    ("t3.kv_cache=full", None),
+    ("t3.alignment_guard=on", None),
+    ("t3.cpu_kernels=packed", _CPU),
+    ("t3.cpu_kernels=plain", _CPU),
+)
 """Switches that `balanced` and `reference` share, and that may matter more to `balanced`."""
 
 
