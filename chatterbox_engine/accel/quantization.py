@@ -71,7 +71,13 @@ _DIGITS: dict[Quantization, int] = {"none": 0, "int8_dynamic": 1, "int8": 2}
 
 def _on_cpu(linear: nn.Linear, form: Quantization, kernels: CpuKernels) -> nn.Module:
     bf16 = linear.weight.dtype == torch.bfloat16
-    if kernels == "auto" and bf16 and form in _DIGITS and not linear.in_features % 64 and native.kernels() is not None:
+    if (
+        kernels == "auto"
+        and (bf16 or form != "none")
+        and form in _DIGITS
+        and not linear.in_features % 64
+        and native.kernels() is not None
+    ):
         return NativeLinear(linear, _DIGITS[form])
     if form in ("int8", "int8_dynamic") and packs_int8():
         return Int8Linear(linear, _DIGITS[form])

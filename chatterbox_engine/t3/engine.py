@@ -45,6 +45,10 @@ class _Job:
         return self.params.top_p < 1.0 or self.params.top_k > 0
 
 
+_Part = tuple[int, int, Tensor]
+"""To be prefilled: a row of the cache, the position where it goes on, and embeddings (C, W)."""
+
+
 class T3Engine(Worker):
     """Text tokens in, a stream of valid speech tokens out, for many requests at once.
 
@@ -211,6 +215,11 @@ class T3Engine(Worker):
             for row in sequence.rows:
                 self.runner.cache.restore(row, saved)
             sequence.prefilled = saved.shape[3]
+        if sequence.width == 2 and self._keeps_keys_values:
+            wordless = self._prefixes.wordless(job.voice.id, job.params.exaggeration, sum(text))
+            if wordless is not None:
+                self.runner.cache.restore(sequence.rows[1], wordless)
+                sequence.wordless = sum(text)
 
     @property
     def _keeps_keys_values(self) -> bool:
@@ -219,22 +228,24 @@ class T3Engine(Worker):
     def _prefill(self, plan: list[tuple[Sequence, int]]) -> None:
         groups = [[item] for item in plan] if self._switches.exact else [plan]
         for group in groups:
-            rows, starts, prompts = [], [], []
+            parts: list[_Part] = []
+            ends: list[_Part] = []  # of unconditioned rows whose keys and values were kept
             for sequence, count in group:
-                begin = sequence.prefilled
-                rows += sequence.rows
-                starts += [begin] * sequence.width
-                prompts += [prompt[begin : begin + count] for prompt in self._jobs[sequence].prompts]
-            logits, attention = self.runner.prefill(rows, starts, prompts)
-            finished, pairs, row = [], [], 0
-            for sequence, count in group:
+                prompts, begin = self._jobs[sequence].prompts, sequence.prefilled
+                for row, prompt in zip(sequence.rows, prompts, strict=True):
+                    if row == sequence.rows[0] or not sequence.wordless:
+                        parts.append((row, begin, prompt[begin : begin + count]))
+                    elif begin + count == sequence.prompt_length:
+                        ends.append((row, sequence.wordless, prompt[sequence.wordless :]))
                 sequence.prefilled += count
-                if not sequence.prefilling:
-                    finished.append(self._jobs[sequence])
-                    pairs.append((row, row + sequence.width - 1))
-                row += sequence.width
+            logits, attention = self.runner.prefill(*zip(*parts, strict=True))
+            if ends:  # the guard looks at conditioned rows alone
+                logits = torch.cat((logits, self.runner.prefill(*zip(*ends, strict=True))[0]))
+            place = {row: index for index, (row, _, _) in enumerate((*parts, *ends))}
+            finished = [sequence for sequence, _ in group if not sequence.prefilling]
             if finished:
-                self._draw_first(finished, pairs, logits, attention)
+                pairs = [(place[sequence.rows[0]], place[sequence.rows[-1]]) for sequence in finished]
+                self._draw_first([self._jobs[sequence] for sequence in finished], pairs, logits, attention)
 
     def _draw_first(
         self, jobs: list[_Job], pairs: list[tuple[int, int]], logits: Tensor, attention: Tensor | None
@@ -245,10 +256,18 @@ class T3Engine(Worker):
         self._launched(drawn, jobs)
         for job in jobs:
             job.prompts = []
-            if self._keeps_keys_values and self._prefixes.keys_values(job.voice.id) is None:
-                voice_positions = self._model.voice_positions(job.voice.prompt.shape[1])
-                made = self.runner.cache.save(job.sequence.rows[0], voice_positions)
-                self._prefixes.keep_keys_values(job.voice.id, made)
+            if self._keeps_keys_values:
+                self._keep(job)
+
+    def _keep(self, job: _Job) -> None:
+        """Keep the keys and values of a prompt that other requests of its voice have in common with it."""
+        sequence, voice, cache = job.sequence, job.voice, self.runner.cache
+        positions = self._model.voice_positions(voice.prompt.shape[1])
+        if self._prefixes.keys_values(voice.id) is None:
+            self._prefixes.keep_keys_values(voice.id, cache.save(sequence.rows[0], positions))
+        if sequence.width == 2 and not sequence.wordless:
+            made = cache.save(sequence.rows[1], self._model.text_place(positions) + len(job.text))
+            self._prefixes.keep_wordless(voice.id, job.params.exaggeration, made)
 
     def _decode(self, jobs: list[_Job]) -> None:
         self.batch = len(jobs)

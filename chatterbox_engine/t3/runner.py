@@ -85,7 +85,9 @@ class Runner:
         self.model.to(self.device)
         self.cache.allocate()
 
-    def prefill(self, rows: list[int], starts: list[int], prompts: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def prefill(
+        self, rows: Sequence[int], starts: Sequence[int], prompts: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
         """Write a part of several prompts: row r gets prompts[r] (C_r, W) from position starts[r] on.
 
         Returns logits (R, V) at each row's last given position, and with the guard the aligned heads' attention
@@ -95,7 +97,7 @@ class Runner:
         counts = [len(prompt) for prompt in prompts]
         count = max(counts)
         device = self.device
-        x = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+        x = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
         offsets = torch.arange(count, device=device)
         positions = torch.tensor(starts, device=device)[:, None] + offsets
         whole = max(starts) == 0 and min(counts) == count
@@ -278,7 +280,7 @@ class Runner:
         return drawn
 
 
-def _block(rows: list[int], index: Tensor) -> slice | Tensor:
+def _block(rows: Sequence[int], index: Tensor) -> slice | Tensor:
     """The rows as a slice where they lie side by side, so that they can be read without a copy."""
-    adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
+    adjacent = list(rows) == list(range(rows[0], rows[0] + len(rows)))
     return slice(rows[0], rows[0] + len(rows)) if adjacent else index

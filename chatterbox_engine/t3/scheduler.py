@@ -16,6 +16,8 @@ class Sequence:
     slot: int = -1
     """Where its sampling state lies, from admission to release."""
     prefilled: int = 0
+    wordless: int = 0
+    """Positions of its unconditioned row that the cache had from the start, where those are all but the last few."""
     steps: int = 0
     """Tokens sampled so far."""
 
@@ -109,7 +111,7 @@ class Scheduler:
             owner = self.owners[source]
             owner.rows[owner.rows.index(source)] = target
             self.owners[target] = owner
-            moves.append((source, target, owner.length + 1))
+            moves.append((source, target, max(owner.length + 1, owner.wordless)))
         del self.owners[keep:]
         sequence.rows = []
         return moves

@@ -128,6 +128,39 @@ def test_a_kept_voice_prefix_changes_nothing(spec: T3Spec, voice: T3Voice) -> No
         kept.stop()
 
 
+def test_an_unconditioned_row_is_computed_once_for_a_voice(voice: T3Voice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows the text's length alone, so the longest text's serves shorter ones, in company that comes and goes."""
+    own = T3Model.from_weights(LLAMA, RandomWeights(1), 300, torch.float32, torch.device("cpu"))
+    texts = [TEXT, [255, *range(30, 40), 0], [255, *range(40, 45), 0], [255, *range(20, 55), 0]]
+    lengths = [24, 3, 12, 24]  # streams that end early make others move
+
+    def spoken(running: T3Engine) -> list[list[int]]:
+        streams = [
+            running.submit(text, voice, SamplingParams(seed=seed, max_new_tokens=length, top_k=0, exaggeration=0.7))
+            for seed, (text, length) in enumerate(zip(texts, lengths, strict=True))
+        ]
+        return [stream.read(1000, timeout=60)[0] for stream in streams]
+
+    plain, kept = (engine(own, voice_prefix=how, prefill_positions=16) for how in ("off", "kv"))
+    prefilled: list[int] = []
+    original = kept.runner.prefill
+    try:
+        expected = spoken(plain)
+        tokens(kept, voice, [9], exaggeration=0.7)
+        monkeypatch.setattr(kept.runner, "prefill", lambda rows, starts, prompts: (
+            prefilled.extend(map(len, prompts)), original(rows, starts, prompts))[1])  # fmt: skip
+        assert spoken(kept) == expected
+        voice_positions = own.voice_positions(150)
+        conditioned = sum(1 + len(text) + LLAMA.start_tokens for text in texts)  # the 1 is the emotion
+        assert sum(prefilled) == conditioned + len(texts) * LLAMA.start_tokens
+        prefilled.clear()
+        tokens(kept, voice, [9], exaggeration=0.2)  # another way to say it: nothing of it is kept
+        assert sum(prefilled) == 2 * (own.prompt_length(voice_positions, len(TEXT)) - voice_positions)
+    finally:
+        plain.stop()
+        kept.stop()
+
+
 @pytest.mark.parametrize("form", ["none", "int8"])
 def test_an_idle_engine_rests_and_comes_back(form: Quantization, voice: T3Voice) -> None:
     own = model(LLAMA, form)

@@ -39,14 +39,12 @@ static inline __m512 sums_of(__m512 v[16]) {
   return _mm512_permutexvar_ps(order, v[0]);
 }
 
-enum { SOON = 32 }; // places fetched before they are needed
+enum { SOON = 32 }; // keys fetched before they are needed
 
-// While keys are multiplied, values are fetched as well: two runs of memory at a time.
-static inline void fetch(const char *key, const char *value, int64_t bytes) {
-  for (int64_t line = 0; line < bytes; line += 64) {
-    _mm_prefetch(key + SOON * bytes + line, _MM_HINT_T0);
-    _mm_prefetch(value + line, _MM_HINT_T0);
-  }
+// Values are fetched while keys are multiplied, and in 8 bits, where both fit the first cache, the next head's keys while
+// values are: memory is never idle.
+static inline void fetch(const char *place, int64_t bytes) {
+  for (int64_t line = 0; line + 64 <= bytes; line += 64) _mm_prefetch(place + line, _MM_HINT_T0);
 }
 
 // A head's new key or value.
@@ -70,7 +68,7 @@ static void score_bf16(const float *q, const char *keys, const char *values, int
     for (int i = 0; i < 16; i++) { // beyond the end the last place stands in
       int64_t place = (p + i < length ? p + i : length - 1) * 2 * HEAD_WIDTH;
       const char *key = keys + place;
-      fetch(key, values + place, 2 * HEAD_WIDTH);
+      fetch(key + SOON * 2 * HEAD_WIDTH, 2 * HEAD_WIDTH), fetch(values + place, 2 * HEAD_WIDTH);
       v[i] = _mm512_dpbf16_ps(_mm512_setzero_ps(), low, (__m512bh)_mm512_loadu_si512(key));
       v[i] = _mm512_dpbf16_ps(v[i], high, (__m512bh)_mm512_loadu_si512(key + 64));
     }
@@ -99,7 +97,7 @@ static void score_int8(const float *q, const char *keys, const char *values, int
     for (int i = 0; i < 16; i++) {
       int64_t place = (p + i < length ? p + i : length - 1) * RECORD;
       const char *key = keys + place;
-      fetch(key, values + place, RECORD);
+      fetch(key + SOON * RECORD, RECORD), fetch(values + place, RECORD);
       __m512i own = _mm512_xor_si512(_mm512_loadu_si512(key), sign);
       __m512i whole = _mm512_slli_epi32(_mm512_dpbusd_epi32(none, own, high), 7);
       v[i] = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(whole, own, low));
@@ -148,11 +146,12 @@ static void mix_bf16(const float *weights, const char *values, int64_t length, f
     }
 }
 
-static void mix_int8(const float *weights, const char *values, int64_t length, float *to) {
+static void mix_int8(const float *weights, const char *values, const char *next, int64_t length, float *to) {
   __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
   for (int64_t p = 0; p < length; p++) {
     const char *value = values + p * RECORD;
     float scale;
+    fetch(next + p * RECORD, RECORD);
     memcpy(&scale, value + HEAD_WIDTH, sizeof scale);
     __m512 w = _mm512_set1_ps(weights[p] * scale);
     for (int i = 0; i < 4; i++) {

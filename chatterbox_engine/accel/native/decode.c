@@ -59,7 +59,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
   int64_t inner = model->heads * HEAD_WIDTH, place = cache->quantised ? RECORD : 2 * HEAD_WIDTH;
   int64_t plane = cache->rows * model->heads * cache->positions * place, length = at + 1;
   char *keys = cache->store + 2 * layer * plane + (row * model->heads + head) * cache->positions * place;
-  char *values = keys + plane;
+  char *values = keys + plane, *next = keys + cache->positions * place;
   float *k = q + inner, *v = k + inner;
   if (model->llama) {
     rotate(q, model->cos + at * HEAD_WIDTH, model->sin + at * HEAD_WIDTH);
@@ -71,7 +71,7 @@ static void attend(const Model *model, const Cache *cache, int64_t layer, int64_
   if (cache->quantised) score_int8(q, keys, values, length, weights);
   else score_bf16(q, keys, values, length, weights);
   soften(weights, length);
-  if (cache->quantised) mix_int8(weights, values, length, q);
+  if (cache->quantised) mix_int8(weights, values, next, length, q);
   else mix_bf16(weights, values, length, q);
 }
 
