@@ -1,5 +1,8 @@
 """The CPU's own linear layers against float64, with tiles and without."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -72,3 +75,14 @@ def test_shape_and_type_are_kept_and_odd_widths_refused() -> None:
     assert own(torch.zeros(1, 64)).isfinite().all()
     with pytest.raises(ValueError, match="64"):
         NativeLinear(layer(65, 16, False), 0)
+
+
+def test_threads_that_are_not_there_are_not_waited_for() -> None:
+    """OpenMP may start fewer than it says it would."""
+    code = (
+        "import torch; from chatterbox_engine.accel.native_linear import NativeLinear;"
+        "torch.set_num_threads(4); linear = torch.nn.Linear(64, 640).requires_grad_(False); x = torch.randn(9, 64);"
+        "assert (NativeLinear(linear, 2)(x) - linear(x)).abs().max() < 0.1"
+    )
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

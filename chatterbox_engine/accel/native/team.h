@@ -18,14 +18,14 @@ typedef struct {
 } Share;
 
 typedef struct {
-  int64_t threads;
+  int64_t threads; // wanted; OpenMP may start fewer
   _Atomic int64_t arrived;
   Share *shares; // (rounds, threads)
 } Team;
 
 typedef struct {
   Team *team;
-  int64_t me, round, meetings;
+  int64_t me, present, round, meetings;
   int64_t from; // whose share is being taken
 } Member;
 
@@ -41,7 +41,7 @@ static void disband(Team *team) { free(team->shares); }
 
 static inline Member join(Team *team) {
   int64_t me = omp_get_thread_num();
-  return (Member){team, me, 0, 0, me};
+  return (Member){team, me, omp_get_num_threads(), 0, 0, me};
 }
 
 // The next of a round's `count` pieces, one's own share first; -1 where none is left, and the round is over.
@@ -60,7 +60,7 @@ static inline int64_t take(Member *own, int64_t count) {
 
 // Wait until every thread has come here.
 static inline void meet(Member *own) {
-  int64_t wanted = ++own->meetings * own->team->threads;
+  int64_t wanted = ++own->meetings * own->present;
   atomic_fetch_add_explicit(&own->team->arrived, 1, memory_order_acq_rel);
   for (int tries = 0; atomic_load_explicit(&own->team->arrived, memory_order_acquire) < wanted; tries++) {
     if (tries < PATIENCE) _mm_pause();
