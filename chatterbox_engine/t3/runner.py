@@ -15,7 +15,7 @@ from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.native_step import NativeStep
-from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
+from chatterbox_engine.t3.sampling import draw, draw_natively, draw_reference, guide, process
 
 Shape = tuple[int, int, int, bool]
 """Of a decode step: rows, slots that draw, places read, and whether a filter needs the logits sorted."""
@@ -273,13 +273,17 @@ class Runner:
             followed = attention.index_select(0, conditioned)
             guided = batch.guard.apply(guided, followed, slots, batch.tokens[slots])
         penalty_last = self.model.spec.penalty_last
-        filters = batch.filters_of(slots)
-        probabilities = process(guided, batch.seen[slots], filters, sort=sort, penalty_last=penalty_last)
-        if generators is None:
-            drawn = draw(probabilities, batch.seeds[slots], batch.steps[slots])
+        if self._native is not None and generators is None and not (sort or penalty_last):
+            state = batch.seen, batch.filters, batch.seeds, batch.steps
+            drawn = draw_natively(self._native.kernels, guided, slots, *state)
         else:
-            pairs = zip(probabilities, generators, strict=True)
-            drawn = torch.cat([draw_reference(own[None], generator) for own, generator in pairs])
+            filters = batch.filters_of(slots)
+            probabilities = process(guided, batch.seen[slots], filters, sort=sort, penalty_last=penalty_last)
+            if generators is None:
+                drawn = draw(probabilities, batch.seeds[slots], batch.steps[slots])
+            else:
+                pairs = zip(probabilities, generators, strict=True)
+                drawn = torch.cat([draw_reference(own[None], generator) for own, generator in pairs])
         batch.advance(slots, drawn, first)
         return drawn
 

@@ -2,6 +2,7 @@
 
 #include "attention.h"
 #include "guard.h"
+#include "sample.h"
 
 enum { FEW = 4 }; // rows that every thread makes ready for itself
 
