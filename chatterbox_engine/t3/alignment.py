@@ -5,9 +5,12 @@ and runs on the host. All of them follow from the newest row and a few running n
 numbers on the device, and a step costs the same however long the utterance is.
 """
 
+import ctypes
+
 import torch
 from torch import Tensor
 
+from chatterbox_engine.accel.native_linear import pointer
 from chatterbox_engine.spec import T3Spec
 
 _HELD = -float(2**15)
@@ -16,97 +19,81 @@ _LONG_TAIL = 5.0
 """Attention that one of the text's last three tokens may gather once the text is complete: 200 ms."""
 _REPETITION = 5.0
 """Attention that earlier text may gather once the text is complete."""
+_COLUMNS = (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3)
+"""Widths of what is kept of a stream, in the order of guard.h's Stream."""
+_POSITION, _STARTED = 4, 5
 
 
 class AlignmentGuard:
-    """The state of every slot, and one decision a step. Everything is a tensor, so that a graph can hold it."""
+    """The state of every slot, and one decision a step. Everything is a tensor, so that a graph can hold it.
 
-    def __init__(self, spec: T3Spec, slots: int, device: torch.device) -> None:
+    What a step costs is the number of its operators, so the state is one table that is read and written once; with the
+    CPU's own `kernels` it is one call.
+    """
+
+    def __init__(self, spec: T3Spec, slots: int, device: torch.device, kernels: ctypes.CDLL | None = None) -> None:
         self._stop = spec.stop_speech
+        self._kernel = None if kernels is None else kernels.guard
+        self._state = torch.zeros(slots, sum(_COLUMNS), device=device)
+        """(slots, columns). Its whole numbers are below 2**24, exact in fp32."""
+        self._edges = torch.zeros(slots, 7, dtype=torch.int64, device=device)
+        """Places of the text's first four and last three tokens."""
 
-        def zeros(dtype: torch.dtype, *more: int) -> Tensor:
-            return torch.zeros(slots, *more, dtype=dtype, device=device)
-
-        self.begin = zeros(torch.int64)
-        """Place of the text's first token in the row."""
-        self.text = zeros(torch.int64) + 1
-        """Tokens of the text, its marks included."""
-        self._frames = zeros(torch.int64)
-        self._position = zeros(torch.int64)
-        self.started = zeros(torch.bool)
-        self._complete = zeros(torch.bool)
-        self._first = zeros(torch.float32)
-        """Strongest attention so far to the text's first four tokens."""
-        self._previous_end = zeros(torch.float32)
-        """The row before's strongest attention to the last two tokens."""
-        self._tail = zeros(torch.float32, 3)
-        """Attention that each of the last three tokens gathered after completion."""
-        self._earlier = zeros(torch.float32)
-        """Sum of the rows' strongest attention to all but the last five tokens after completion."""
-        self._token = zeros(torch.int64) - 1
+    @property
+    def started(self) -> Tensor:
+        """Whether the speech of each slot has begun, as the reference tells it: (slots,). No decision depends on it."""
+        return self._state[:, _STARTED] > 0
 
     def join(self, slot: int, begin: int, text: int) -> None:
         """A new stream takes a slot; its text is the `text` tokens from place `begin` of its rows."""
-        for name, state in vars(self).items():
-            if isinstance(state, Tensor):
-                state[slot] = -1 if name == "_token" else 0
-        self.begin[slot] = begin
-        self.text[slot] = text
+        end = begin + text
+        self._state[slot] = 0
+        self._state[slot, : _POSITION + 1] = torch.tensor([begin, end, end - 3 if text > 5 else 0, 0, begin])
+        edges = torch.tensor([0, 1, 2, 3, text - 3, text - 2, text - 1])
+        self._edges[slot] = begin + edges.clamp(0, text - 1)
 
     def apply(self, logits: Tensor, attention: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:
-        """The logits (S, V) as they may be sampled.
+        """The logits (S, V), contiguous, as they may be sampled: they are changed in place, and come back.
 
         attention (S, C, L) is that of the rows' newest positions: both start tokens (C = 2) at a stream's first step,
         one ever after. slots (S,); tokens (S,) are the last ones drawn, the start token at first.
         """
-        length = attention.shape[-1]
-        begin, text = self.begin[slots, None], self.text[slots, None]
-        column = torch.arange(length, device=logits.device) - begin  # (S, L): place in the text
-        frames = self._frames[slots]
-        seen = (column >= 0) & (column < text) & (column <= frames[:, None])
-        rows = attention.masked_fill(~seen[:, None], 0.0)
-        row = rows[:, -1]
-        at = torch.where(seen, row, -1.0).argmax(-1) - begin[:, 0]
+        if self._kernel is not None:
+            attention = attention.contiguous()
+            numbers = (*attention.shape, logits.shape[1], self._stop)
+            tensors = (pointer(tensor) for tensor in (self._state, slots, attention, tokens, logits))
+            self._kernel(*tensors, *map(ctypes.c_int64, numbers))
+            return logits
+        state = self._state.index_select(0, slots).split(_COLUMNS, dim=1)
+        begin, end, held, frames, position, started, complete, first, previous_end, token, earlier, tail = state
+        tokens = tokens[:, None]
 
-        position = self._position[slots]
-        near = (at - position > -4) & (at - position < 7)
-        position = torch.where(near, at, position)
-        text = text[:, 0]
+        place = torch.arange(attention.shape[2], dtype=torch.float32, device=logits.device)
+        seen = (place >= begin) & (place < torch.minimum(end, begin + frames + 1))
+        attention = torch.where(seen[:, None], attention, -1.0)
+        row = attention[:, -1]
+        at = row.argmax(-1, keepdim=True)
+        edges = self._edges.index_select(0, slots).clamp(max=len(place) - 1)
+        edge = attention.gather(-1, edges[:, None].expand(-1, attention.shape[1], -1)).clamp(min=0.0)  # (S, C, 7)
+        newest, strongest = edge[:, -1], edge.amax(1)
 
-        def strongest(where: Tensor, of: Tensor) -> Tensor:
-            return of.masked_fill(~where, 0.0).amax(-1)
+        first = torch.maximum(first, strongest[:, :4].amax(-1, keepdim=True))
+        recent_end = torch.maximum(previous_end, strongest[:, 5:].amax(-1, keepdim=True))
+        started = torch.maximum(started, (recent_end <= 0.1) & (first >= 0.5))
 
-        end = (column >= text[:, None] - 2) & (column < text[:, None])
-        first = torch.maximum(self._first[slots], strongest(column < 4, rows.amax(1)))
-        newest_end = strongest(end, row)
-        recent_end = torch.maximum(newest_end, strongest(end, rows[:, 0]))
-        recent_end = torch.maximum(recent_end, self._previous_end[slots])
-        started = self.started[slots] | ~((recent_end > 0.1) | (first < 0.5))
+        tail = tail + complete * newest[:, 4:]
+        earlier = earlier + complete * torch.where(place < end - 5, row, 0.0).amax(-1, keepdim=True)
+        moved = at - position
+        position = torch.where((moved > -4) & (moved < 7), at, position)
+        complete = torch.maximum(complete, position >= end - 3)
+        ends = (tail.amax(-1, keepdim=True) >= _LONG_TAIL) | (earlier > _REPETITION)
+        ends |= (token == tokens) & (frames >= 2)
 
-        was_complete = self._complete[slots]
-        complete = was_complete | (position >= text - 3)
-        places = begin + text[:, None] + torch.arange(-3, 0, device=logits.device)  # of the last three tokens
-        inside = places.ge(begin) & places.lt(length)
-        last_three = row.gather(1, places.clamp(0, length - 1)).masked_fill(~inside, 0.0)
-        tail = self._tail[slots] + torch.where(was_complete[:, None], last_three, 0.0)
-        earlier = self._earlier[slots] + torch.where(was_complete, strongest(column < text[:, None] - 5, row), 0.0)
-        ends = complete & ((tail.amax(-1) >= _LONG_TAIL) | (earlier > _REPETITION))
-        ends |= (tokens == self._token[slots]) & (frames >= 2)
+        stop = torch.where(at < held, _HELD, logits[:, self._stop, None])
+        logits.masked_fill_(ends, _HELD)
+        logits[:, self._stop, None] = torch.where(ends, -_HELD, stop)
 
-        logits = logits.clone()
-        stop = logits[:, self._stop]
-        logits[:, self._stop] = torch.where((at < text - 3) & (text > 5), _HELD, stop)
-        forced = torch.full_like(logits, _HELD)
-        forced[:, self._stop] = -_HELD
-        logits = torch.where(ends[:, None], forced, logits)
-
-        self._frames[slots] = frames + 1
-        self._position[slots] = position
-        self.started[slots] = started
-        self._complete[slots] = complete
-        self._first[slots] = first
-        self._previous_end[slots] = newest_end
-        self._tail[slots] = tail
-        self._earlier[slots] = earlier
-        self._token[slots] = tokens
+        previous_end = newest[:, 5:].amax(-1, keepdim=True)
+        new = (begin, end, held, frames + 1, position, started, complete, first, previous_end, tokens, earlier, tail)
+        self._state.index_copy_(0, slots, torch.cat(new, dim=1))
         return logits

@@ -1,5 +1,7 @@
 """What a decode step reads and advances, on the device: the state of every slot, and which of them take part."""
 
+import ctypes
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,15 @@ class Batch:
     Tokens, steps and lengths advance on the device, so that a step can follow another without the host.
     """
 
-    def __init__(self, spec: T3Spec, slots: int, scratch: int, guard: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: T3Spec,
+        slots: int,
+        scratch: int,
+        guard: bool,
+        device: torch.device,
+        kernels: ctypes.CDLL | None = None,
+    ) -> None:
         self.spec = spec
         self.device = device
         self.nobody = slots
@@ -39,7 +49,7 @@ class Batch:
             top_p=torch.ones(count, 1, dtype=torch.float64, device=device),
             top_k=torch.zeros(count, 1, dtype=torch.int64, device=device),
         )
-        self.guard = AlignmentGuard(spec, count, device) if guard else None
+        self.guard = AlignmentGuard(spec, count, device, kernels) if guard else None
 
     def join(self, slot: int, params: SamplingParams, prompt_length: int, text: tuple[int, int]) -> None:
         """A stream takes a slot, before its first token is drawn; `text` is where its text begins, and its length."""

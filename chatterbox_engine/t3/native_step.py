@@ -24,7 +24,7 @@ class NativeStep:
     def __init__(self, model: T3Model, cache: KVCache) -> None:
         kernels = native.kernels()
         assert kernels is not None
-        self._decode = kernels.decode
+        self.kernels = kernels
         self._model = model
         self._cache = cache
         self._kept: list[Tensor] = []  # what the structures point into
@@ -45,26 +45,30 @@ class NativeStep:
         packed = all(isinstance(layer.qkv, NativeLinear) for layer in model.layers)
         return model.spec.head_width == _HEAD_WIDTH and model.dtype == torch.bfloat16 and packed
 
-    def __call__(self, x: Tensor, positions: Tensor, first_row: int, length: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, positions: Tensor, first_row: int, length: int, aligned: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """x (R, W) at positions (R,) of the rows from first_row on.
 
-        Returns the normed hidden states (R, W) and the aligned heads' attention (R, 1, length), averaged.
+        Returns the normed hidden states (R, W) and, if `aligned`, the attention (R, 1, length) of the aligned heads,
+        averaged.
         """
         rows, width = x.shape
         x = x.float().contiguous()
         positions = positions.contiguous()
         hidden = torch.empty(rows, width)
-        followed = torch.empty(len(self._aligned), rows, length)
+        heads = len(self._aligned) if aligned else 0
+        followed = torch.empty(heads, rows, length)
         store = self._cache.store
         cache = native.Cache(pointer(store), store.shape[2], store.shape[4], int(self._cache.quantised))
-        failed = self._decode(
+        failed = self.kernels.decode(
             ctypes.byref(self._struct), ctypes.byref(cache), pointer(x), pointer(positions), ctypes.c_int64(first_row),
-            ctypes.c_int64(rows), pointer(hidden), pointer(self._aligned), ctypes.c_int64(len(self._aligned)),
+            ctypes.c_int64(rows), pointer(hidden), pointer(self._aligned), ctypes.c_int64(heads),
             pointer(followed), ctypes.c_int64(length),
         )  # fmt: skip
         if failed:
             raise MemoryError("A decode step's activations do not fit in memory.")
-        return hidden, followed.mean(dim=0)[:, None]
+        return hidden, followed.mean(dim=0)[:, None] if heads else None
 
     def _layer(self, layer: torch.nn.Module) -> native.Layer:
         assert isinstance(layer, LlamaLayer | GPT2Layer)

@@ -15,7 +15,7 @@ from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.native_step import NativeStep
-from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
+from chatterbox_engine.t3.sampling import draw, draw_natively, draw_reference, guide, process
 
 Shape = tuple[int, int, int, bool]
 """Of a decode step: rows, slots that draw, places read, and whether a filter needs the logits sorted."""
@@ -52,10 +52,11 @@ class Runner:
         positions = switches.max_positions or model.spec.positions
         quantised = switches.kv_precision == "int8"
         self.cache = KVCache(model.spec, rows, positions, model.dtype, self.device, quantised)
-        self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, guard, self.device)
         self.graphs = Graphs(self.device, switches.cuda_graphs and not switches.exact)
         self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)
         self._native = NativeStep(model, self.cache) if NativeStep.runs(model) else None
+        kernels = None if self._native is None else self._native.kernels
+        self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, guard, self.device, kernels)
         self._index = torch.zeros(4, rows, dtype=torch.int64, device=self.device)
         """Slot of each row; slots that draw, and their two rows among those computed. Where graphs read them."""
         self._arranged: tuple[object, ...] = ()
@@ -239,7 +240,9 @@ class Runner:
         x = self.model.embed_speech(batch.tokens[owners], batch.steps[owners])
         attention: Tensor | None
         if self._native is not None:
-            hidden, attention = self._native(self.model.placed(x, positions[:, 0]), positions[:, 0], first_row, length)
+            hidden, attention = self._native(
+                self.model.placed(x, positions[:, 0]), positions[:, 0], first_row, length, batch.guard is not None
+            )
         else:
             with self._attention():
                 made, attention = self.model(
@@ -267,15 +270,20 @@ class Runner:
         guided = guide(logits, conditioned, unconditioned, batch.cfg_weight[slots])
         if batch.guard is not None:
             assert attention is not None
-            guided = batch.guard.apply(guided, attention[conditioned], slots, batch.tokens[slots])
+            followed = attention.index_select(0, conditioned)
+            guided = batch.guard.apply(guided, followed, slots, batch.tokens[slots])
         penalty_last = self.model.spec.penalty_last
-        filters = batch.filters_of(slots)
-        probabilities = process(guided, batch.seen[slots], filters, sort=sort, penalty_last=penalty_last)
-        if generators is None:
-            drawn = draw(probabilities, batch.seeds[slots], batch.steps[slots])
+        if self._native is not None and generators is None and not (sort or penalty_last):
+            state = batch.seen, batch.filters, batch.seeds, batch.steps
+            drawn = draw_natively(self._native.kernels, guided, slots, *state)
         else:
-            pairs = zip(probabilities, generators, strict=True)
-            drawn = torch.cat([draw_reference(own[None], generator) for own, generator in pairs])
+            filters = batch.filters_of(slots)
+            probabilities = process(guided, batch.seen[slots], filters, sort=sort, penalty_last=penalty_last)
+            if generators is None:
+                drawn = draw(probabilities, batch.seeds[slots], batch.steps[slots])
+            else:
+                pairs = zip(probabilities, generators, strict=True)
+                drawn = torch.cat([draw_reference(own[None], generator) for own, generator in pairs])
         batch.advance(slots, drawn, first)
         return drawn
 

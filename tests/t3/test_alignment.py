@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatterbox_engine.accel import native
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.alignment import AlignmentGuard
 
@@ -81,8 +82,45 @@ def test_a_slot_begins_anew_with_each_stream() -> None:
 
     def run() -> list[torch.Tensor]:
         guard.join(0, 3, 12)
-        made = [guard.apply(logits, rows[0].expand(1, 2, -1), slots, token)]
-        return made + [guard.apply(logits, row[None, None], slots, token) for row in rows[1:]]
+        made = [guard.apply(logits.clone(), rows[0].expand(1, 2, -1), slots, token)]
+        return made + [guard.apply(logits.clone(), row[None, None], slots, token) for row in rows[1:]]
 
     for own, again in zip(run(), run(), strict=True):
         assert torch.equal(own, again)
+
+
+@pytest.mark.skipif(native.kernels() is None, reason="no AVX512-BF16 with VNNI here, or no C compiler")
+@given(
+    pair=st.tuples(walks, walks),
+    texts=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    begin=st.integers(1, 40),
+    slow=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_kernel_decides_as_the_operators_do(
+    pair: tuple[list[tuple[int, float, int]], ...], texts: tuple[int, int], begin: int, slow: bool, seed: int
+) -> None:
+    """Two streams in slots of their own, and nobody's twice; down to the last bit of what is kept of them."""
+    steps = min(map(len, pair))
+    if slow:
+        steps *= 2
+        pair = tuple([(int(step % 3 > 0), 1.0, token) for step, (_, _, token) in enumerate(walk * 2)] for walk in pair)
+    length = begin + max(texts) + 2
+    seen = [
+        [torch.cat((row, torch.zeros(length + steps)))[: length + step] for step, row in enumerate(rows)]
+        for rows in (attention(walk[:steps], begin, text, seed + text) for walk, text in zip(pair, texts, strict=True))
+    ]
+    guards = [AlignmentGuard(SPEC, 4, torch.device("cpu"), kernels) for kernels in (None, native.kernels())]
+    for guard in guards:
+        guard.join(2, begin, texts[0])
+        guard.join(0, begin, texts[1])
+    slots = torch.tensor([2, 0, 3, 3])
+    for step in range(steps):
+        rows = torch.stack([seen[0][step], seen[1][step], *2 * [torch.zeros(length + step)]])
+        newest = torch.stack((rows / 2, rows), dim=1) if step == 0 else rows[:, None]
+        tokens = torch.tensor([pair[0][step][2], pair[1][step][2], 0, 0])
+        logits = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(step))
+        expected, own = (guard.apply(logits.clone(), newest, slots, tokens)[:2] for guard in guards)
+        assert torch.equal(own, expected)
+        assert torch.equal(guards[1]._state[:3], guards[0]._state[:3])

@@ -69,7 +69,7 @@ def test_a_step_is_the_models_own_layers(spec: T3Spec, form: Quantization, rows:
     before = contents(cache)
     store = cache.store.clone()
     step = NativeStep(own, cache)
-    hidden, followed = step(own.placed(x, positions), positions, first, length)
+    hidden, followed = step(own.placed(x, positions), positions, first, length, aligned=True)
     written = contents(cache)
     cache.store.copy_(store)
     mask = torch.arange(length) <= positions[:, None, None, None]
@@ -82,6 +82,7 @@ def test_a_step_is_the_models_own_layers(spec: T3Spec, form: Quantization, rows:
     assert (written - contents(cache)).norm() <= tolerance * (contents(cache) - before).norm()
     if spec.aligned_heads:
         assert attention is not None
+        assert followed is not None
         assert (followed - attention).abs().max() <= 0.02
         assert ((followed == 0) == (attention == 0)).all()
 

@@ -1,5 +1,7 @@
 """Sampling: transformers' logits processors in the reference's order, and draws by seed and step."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -14,7 +16,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from chatterbox_engine.t3.sampling import Filters, draw, draw_reference, guide, process
+from chatterbox_engine.accel import native
+from chatterbox_engine.t3.sampling import Filters, draw, draw_natively, draw_reference, guide, process
 
 seeds = st.integers(0, 2**63 - 1)
 requests = st.fixed_dictionaries(
@@ -106,6 +109,37 @@ def test_a_draw_depends_on_seed_and_step_alone(streams: list[tuple[int, int]], a
     assert torch.equal(draw(rows.flip(0), own.flip(0), steps.flip(0)).flip(0), together)
     alone = [draw(rows[i : i + 1], own[i : i + 1], steps[i : i + 1]) for i in range(len(streams))]
     assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.skipif(native.kernels() is None, reason="no AVX512-BF16 with VNNI here, or no C compiler")
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 8.0])
+def test_the_kernel_draws_the_same_tokens(min_p: float, scale: float) -> None:
+    """Thousands of them, from logits among which an alignment guard has forced some."""
+    vocabulary, slots = 8194, 24
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(50):
+        filters = Filters(
+            repetition_penalty=1 + 2 * torch.rand(slots, 1, generator=generator),
+            temperature=0.05 + 2 * torch.rand(slots, 1, generator=generator),
+            min_p=torch.full((slots, 1), min_p),
+            top_p=torch.ones(slots, 1, dtype=torch.float64),
+            top_k=torch.zeros(slots, 1, dtype=torch.int64),
+        )
+        seen = torch.rand(slots, vocabulary, generator=generator) < 0.05
+        own = torch.randint(-(2**63), 2**63 - 1, (slots,), generator=generator)
+        steps = torch.randint(0, 4096, (slots,), generator=generator)
+        order = torch.randperm(slots, generator=generator)[:16]
+        logits = scale * torch.randn(16, vocabulary, generator=generator)
+        logits[0] = -(2.0**15)
+        logits[:2, 6562] = 2.0**15
+        logits[2, 6562] = -(2.0**15)
+        columns = Filters(*(getattr(filters, field.name)[order] for field in fields(Filters)))
+        probabilities = process(logits, seen[order], columns, sort=False, penalty_last=False)
+        expected = draw(probabilities, own[order], steps[order])
+        kernels = native.kernels()
+        assert kernels is not None
+        assert torch.equal(draw_natively(kernels, logits, order, seen, filters, own, steps), expected)
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])

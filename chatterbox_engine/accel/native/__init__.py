@@ -77,7 +77,10 @@ def _built() -> Path:
     target = subprocess.run(
         [compiler, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False
     )
-    sources = [(_FOLDER / name).read_text() for name in ("team.h", "linear.h", "attention.h", "decode.c")]
+    sources = [
+        (_FOLDER / name).read_text()
+        for name in ("team.h", "linear.h", "attention.h", "guard.h", "sample.h", "decode.c")
+    ]
     what = (*sources, *_FLAGS, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"
     library = folder / f"decode-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.so"

@@ -1,6 +1,8 @@
 // T3's transformer on a CPU: a decode step, every layer of it, in one call.
 
 #include "attention.h"
+#include "guard.h"
+#include "sample.h"
 
 enum { FEW = 4 }; // rows that every thread makes ready for itself
 
