@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 
 from benchmarks import extras
+from benchmarks.waveform import resampled
 from chatterbox_engine.types import SAMPLE_RATE
 
 NAME = "Whisper tiny.en, int8, beam 5"
@@ -32,11 +33,8 @@ class Transcriber:
         """
         if len(audio) < _SHORTEST_S * SAMPLE_RATE:
             return ""
-        import librosa  # slow to import
-
-        samples = librosa.resample(audio.astype(np.float32), orig_sr=SAMPLE_RATE, target_sr=_RATE)
         segments, _ = self._model.transcribe(
-            samples, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False,
+            resampled(audio, _RATE), language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False,
             without_timestamps=True,
         )  # fmt: skip
         return " ".join(segment.text.strip() for segment in segments)

@@ -26,6 +26,8 @@ _SMALL = (
 )
 _AND = re.compile(rf"\b(hundred|thousand|million) and (?={_SMALL})")
 _A_HUNDRED = re.compile(r"\ba (?=hundred\b|thousand\b|million\b)")
+_LEFT_OVER = re.compile(r"[^\w ]")
+"""Whisper's normaliser keeps a dot of three."""
 _HALF_OF_DAY = re.compile(r"\b([ap])\.?m\b\.?")
 
 
@@ -71,8 +73,8 @@ def compare(wanted: str, heard: str) -> WordErrors:
 
 def plain(text: str) -> str:
     """Lower-case words with a space between: no digits, symbols or contractions."""
-    spelled = spell_numbers(_HALF_OF_DAY.sub(r"\1m", text.lower()))
-    return " ".join(_normaliser()(spelled).split())
+    spelled = spell_numbers(_HALF_OF_DAY.sub(r"\1m", text.lower().replace("cannot", "can not")))
+    return " ".join(_LEFT_OVER.sub(" ", _normaliser()(spelled)).split())
 
 
 def spell_numbers(text: str) -> str:
@@ -84,18 +86,37 @@ def spell_numbers(text: str) -> str:
     return _NUMBER.sub(_spelled, text)
 
 
-def interval(errors: Sequence[WordErrors], seed: int = 0) -> tuple[float, float]:
+def interval(errors: Sequence[WordErrors]) -> tuple[float, float]:
     """The 95 % bootstrap interval of the rate, by drawing sentences: (low, high).
 
     An entry is all that was heard of one sentence; different seeds of a sentence are not independent.
     """
-    total = np.array([each.total for each in errors])
-    words = np.array([each.words for each in errors])
-    if not words.sum():
-        return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(len(errors), size=(RESAMPLES, len(errors)))
-    rates = total[drawn].sum(axis=1) / np.maximum(1, words[drawn].sum(axis=1))
-    low, high = np.percentile(rates, [2.5, 97.5])
+    return _middle(_drawn_rates(errors))
+
+
+def difference(own: Sequence[WordErrors], base: Sequence[WordErrors]) -> tuple[float, float, float]:
+    """The own rate minus the base's, and that difference's 95 % interval: (difference, low, high).
+
+    Both speak the same sentences in the same order, and each draw takes the same ones of both. Raises ValueError where
+    there are not as many of each.
+    """
+    if len(own) != len(base):
+        raise ValueError(f"{len(own)} sentences beside {len(base)}")
+    apart = sum(own, WordErrors(0)).rate - sum(base, WordErrors(0)).rate
+    return apart, *_middle(_drawn_rates(own) - _drawn_rates(base))
+
+
+def _drawn_rates(errors: Sequence[WordErrors]) -> np.ndarray:
+    """(RESAMPLES,): the rate over as many sentences, drawn with replacement; the same draws for the same number."""
+    total = np.array([each.total for each in errors], dtype=float)
+    words = np.array([each.words for each in errors], dtype=float)
+    drawn = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))
+    rates: np.ndarray = total[drawn].sum(axis=1) / np.maximum(1, words[drawn].sum(axis=1))
+    return rates
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
