@@ -73,7 +73,8 @@ SERVICE_COLUMNS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", help="demo, a folder or a hub id (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--variants", metavar="A,B,...", help=f"default: {','.join(v.name for v in VOICINGS)}")
+    named = ",".join(voicing.name for voicing in VOICINGS)
+    parser.add_argument("--variants", metavar="A,B,...", help=f"none: only the teacher. Default: {named}")
     parser.add_argument("--switch", action="append", default=[], metavar="KEY=VALUE",
                         help="of EngineConfig, in every variant; may be given again")  # fmt: skip
     parser.add_argument("--set", choices=sentences.SETS, default="choosing",

@@ -45,9 +45,11 @@ VOICINGS: tuple[Voicing, ...] = (
 
 
 def chosen(names: str | None) -> list[Voicing]:
-    """Those in a list with commas, in the order of VOICINGS; None is all. Raises InvalidRequest."""
+    """Those in a list with commas, in the order of VOICINGS; None is all, `none` is none. Raises InvalidRequest."""
     if names is None:
         return list(VOICINGS)
+    if names == "none":
+        return []
     wanted, known = _cut(names), [voicing.name for voicing in VOICINGS]
     for name in wanted:
         if name not in known:

@@ -133,6 +133,7 @@ def test_variants_are_named_and_each_can_be_configured() -> None:
     assert [voicing.name for voicing in asked] == [
         "balanced", "t3.quantization=int4", "s3gen.chunk_schedule=[10,20,40,80]",
     ]  # fmt: skip
+    assert (chosen("none"), chosen(None)) == ([], list(VOICINGS))
     with pytest.raises(InvalidRequest, match="no variant 'louder'"):
         chosen("balanced,louder")
 
