@@ -108,7 +108,9 @@ def _of_variants(options: argparse.Namespace, reading: Reading, voicings: list[V
     told = conditions.gather(given, options.seeds, options.date, streams=options.streams, **reading.conditions(),
                              note=given.checkpoint().spec.note)  # fmt: skip
     del told["profile"], told["repeats"]
-    name = file_name(f"quality-{options.set}", given.model, given.device.type)
+    if not voicings:
+        del told["model"], told["note"]
+    name = file_name(f"quality-{options.set}", given.model if voicings else TEACHER, given.device.type)
     rows = Rows(Report(name, told, COLUMNS, [], {}, shown=shown), reading, options)
     if options.teacher:
         rows.add({"variant": TEACHER}, _teacher)
