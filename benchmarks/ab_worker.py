@@ -5,7 +5,6 @@ allocator's) and the peak would be shared. Only one of them computes at a time; 
 """
 
 import contextlib
-import logging
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ import torch
 
 from benchmarks import conditions, e2e, subject
 from benchmarks.ab_variants import Stage
+from benchmarks.fallbacks import Fallbacks
 from benchmarks.measure import Measured
 from benchmarks.s3gen import Speaking
 from benchmarks.subject import Subject
 from benchmarks.t3 import Decoding
-from chatterbox_engine import accel
 from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 _LOUD_ENOUGH = 1e-5
@@ -50,8 +49,7 @@ class Lab:
     def __init__(self, given: Subject, stage: Stage, sizes: Sizes) -> None:
         self._sizes = sizes
         self._device = given.device
-        self._fallbacks = _Fallbacks()
-        logging.getLogger(accel.__name__).addHandler(self._fallbacks)
+        self._fallbacks = Fallbacks()
         checkpoint = given.checkpoint()
         self._spec = checkpoint.spec
         self._voice = subject.voice_of(checkpoint)
@@ -86,7 +84,7 @@ class Lab:
 
     def fallbacks(self) -> list[str]:
         """What the engine has said of switches that cannot apply here."""
-        return list(dict.fromkeys(self._fallbacks.said))
+        return self._fallbacks.said
 
     def spoken(self, seed: int, tokens: int) -> list[int]:
         """Valid speech tokens of one piece of text."""
@@ -109,17 +107,6 @@ class Lab:
             SAMPLE_RATE, n_fft=4 * SAMPLES_PER_FRAME, hop_length=SAMPLES_PER_FRAME, n_mels=bins, f_max=8000.0, power=1.0
         )
         return transform(audio).clamp(min=_LOUD_ENOUGH).log().numpy()
-
-
-class _Fallbacks(logging.Handler):
-    """Keeps the warnings of chatterbox_engine.accel: a switch that cannot apply is said there, once."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
 
 
 class Process:

@@ -68,8 +68,12 @@ def load(path: Path) -> dict[str, Any]:
 
 def file_name(benchmark: str, model: str, device_type: str) -> str:
     """Of a result, without its ending: by benchmark, model and kind of device."""
-    plain = "".join(character if character.isalnum() or character in "-." else "-" for character in model)
-    return f"{benchmark}-{plain.strip('-')}" + ("" if device_type == "cpu" else f"-{device_type}")
+    return f"{benchmark}-{plain_name(model)}" + ("" if device_type == "cpu" else f"-{device_type}")
+
+
+def plain_name(text: str) -> str:
+    """Of letters, digits, dots and dashes, as a file's name may be."""
+    return "".join(character if character.isalnum() or character in "-." else "-" for character in text).strip("-")
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
