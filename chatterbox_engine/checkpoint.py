@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from chatterbox_engine.errors import ModelUnavailable
+from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 from chatterbox_engine.spec import SPECS, ModelSpec
 from chatterbox_engine.text import TextTokenizer, gpt2, stand_in
 from chatterbox_engine.text.cangjie import Cangjie
@@ -32,10 +32,16 @@ logger = logging.getLogger(__name__)
 HUB_MODEL = "ResembleAI/chatterbox"
 _HUB_ANSWER_S = 10.0
 """Seconds without an answer after which the hub counts as out of reach."""
-DEMO = Path(__file__).parent / "demo"
+DEMO = "demo"
+"""What speaks where there is no GPU. Until its voice is trained (training/), it is `dummy:tiny` under another name."""
+_DEMO_NOTE = (
+    "A small model with fixed random weights: it makes noise, not speech. Use model ResembleAI/chatterbox for speech."
+)
 T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3", "s3gen", "voice_encoder"
 """Files of weights by their field in FilesSpec, which says what they are called."""
 CONFIG_FILE = "config.json"
+TINY = "tiny"
+"""`dummy:tiny` has a Chatterbox's parts, small and random, for tests of everything but sound."""
 FAMILY = ("chatterbox", "chatterbox-multilingual", "chatterbox-multilingual-v3", "chatterbox-turbo", "chatterbox-nano")
 """Every model that has a name. In a folder that holds several, the first of these is taken."""
 WAYS_OUT = (
@@ -60,7 +66,14 @@ class Checkpoint:
     """The built-in voice, or None where the checkpoint has none. Raises ModelUnavailable."""
 
     def voice_encoder(self) -> VoiceEncoder:
-        """What makes voices from clips; takes seconds to load, and only those who upload need it."""
+        """What makes voices from clips; takes seconds to load, and only those who upload need it.
+
+        Raises InvalidRequest (param "file") where the model has one voice and no encoders.
+        """
+        if not self.spec.cloning:
+            raise InvalidRequest(
+                f"{self.spec.name} has one voice and takes no others. Use model {HUB_MODEL} to clone a voice.", "file"
+            )
         return VoiceEncoder(self.spec, self.weights(VOICE_ENCODER_FILE), self.weights(S3GEN_FILE))
 
     def tokens_wanted(self, text: str) -> int | None:
@@ -77,9 +90,9 @@ def find(model: str, device: str) -> Checkpoint:
     Raises ModelUnavailable naming what is missing, where it was looked for, and the ways out.
     """
     if model == "auto":
-        model = HUB_MODEL if device.startswith("cuda") else "demo"
-    if model == "demo":
-        return _seeded(model, _read_spec(DEMO / CONFIG_FILE))
+        model = HUB_MODEL if device.startswith("cuda") else DEMO
+    if model == DEMO:
+        return _seeded(model, _named(TINY).model_copy(update={"name": DEMO, "note": _DEMO_NOTE}))
     if model.startswith("dummy:"):
         return _dummy(model)
     if model in FAMILY:
@@ -176,7 +189,7 @@ def _seeded(model: str, spec: ModelSpec) -> Checkpoint:
             return TextTokenizer(stand_in.gpt2(), spec, f"the tokenizer of {model}")
         if len(spec.languages) > 1:
             return TextTokenizer(stand_in.multilingual(), spec, f"the tokenizer of {model}")
-        return TextTokenizer.from_folder(DEMO, spec)
+        return TextTokenizer(stand_in.english(), spec, f"the tokenizer of {model}")
 
     return Checkpoint(
         model, spec, weights=lambda file: RandomWeights(seed), tokenizer=tokenizer, voice=lambda: _random_voice(spec)
@@ -185,8 +198,10 @@ def _seeded(model: str, spec: ModelSpec) -> Checkpoint:
 
 def _dummy(model: str) -> Checkpoint:
     name = model.removeprefix("dummy:")
+    if name == TINY:
+        return _seeded(model, _named(name))
     if name not in FAMILY:
-        raise ModelUnavailable(f"There is no {model}. There are: {', '.join('dummy:' + n for n in FAMILY)}.")
+        raise ModelUnavailable(f"There is no {model}. There are: {', '.join('dummy:' + n for n in (*FAMILY, TINY))}.")
     note = "The full architecture with random weights, for load and speed tests: it makes noise, not speech."
     random = {"random_weights": {}, "name": model, "note": note}
     return _seeded(model, ModelSpec.model_validate({**_named(name).model_dump(), **random}))
@@ -196,7 +211,8 @@ def _open(model: str, folder: Path, name: str) -> Checkpoint:
     """The checkpoint in a folder; `name` is one of FAMILY, or empty where the files say which it is."""
     spec = _named(name) if name else _folder_spec(folder)
     files = spec.files
-    paths = {part: _present(folder, getattr(files, part)) for part in (T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE)}
+    parts = (T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE) if spec.cloning else (T3_FILE, S3GEN_FILE)
+    paths = {part: _present(folder, getattr(files, part)) for part in parts}
     tokenizers = (gpt2.VOCABULARY_FILE, gpt2.MERGES_FILE)
     if spec.tokenizer != "gpt2" or not all((folder / file).is_file() for file in tokenizers):
         _present(folder, files.tokenizer)

@@ -211,7 +211,7 @@ class Speaker:
     ) -> Generator[tuple[Tensor, StreamingMetrics], None, None]:
         """The audio of a call as it is made; refused here, and begun when it is first read. Raises InvalidRequest."""
         params, language = self._settings(call)
-        pieces = split(validate(call.text, _MAX_CHARACTERS), language=language)
+        pieces = split(validate(call.text, _MAX_CHARACTERS), self.checkpoint.spec.piece_characters, language)
         if call.chunk_size is not None:
             schedule = (_whole_number(call.chunk_size, "chunk_size", 1),)
         window = call.context_window

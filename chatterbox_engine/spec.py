@@ -198,7 +198,11 @@ class ModelSpec(_Spec):
     hub: str | None = None
     """Its repository."""
     files: FilesSpec = FilesSpec()
-    tokenizer: Literal["graphemes", "gpt2"] = "graphemes"
+    tokenizer: Literal["graphemes", "phonemes", "gpt2"] = "graphemes"
+    piece_characters: int | None = None
+    """The longest text that T3 speaks well in one go. None: as many as suit the language."""
+    cloning: bool = True
+    """Clips become voices; without, there are the built-in voice and no encoders."""
     languages: tuple[str, ...] = ("en",)
     """Codes of ISO 639-1; a model of several takes the language's tag before the text."""
     language: str = "en"

@@ -13,6 +13,9 @@ from tqdm import tqdm
 
 from chatterbox_engine.errors import ModelUnavailable
 
+SCALE = ".scale"
+"""Ends the name of the scales (rows, 1, ...) of a tensor that is stored in 8 bits."""
+
 
 class Weights(Protocol):
     """Tensors by name."""
@@ -57,7 +60,13 @@ class SafetensorsWeights:
         return _checked(_lookup(self._read, name), name, shape, str(self._path))
 
     def _read(self, name: str) -> Tensor | None:
-        return self._file.get_tensor(name) if name in self._names else None
+        """A tensor; one of 8-bit numbers times the scale of each row, which lies beside it, where it is stored so."""
+        if name not in self._names:
+            return None
+        tensor = self._file.get_tensor(name)
+        if tensor.dtype is not torch.int8:
+            return tensor
+        return tensor.float() * self._file.get_tensor(name + SCALE)
 
 
 class RandomWeights:

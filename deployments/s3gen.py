@@ -33,6 +33,7 @@ class S3Gen:
         self._stage = S3GenStage(checkpoint, settings.engine_config(), device)
         self._voices = VoiceCache(checkpoint, voices)
         self._t3 = t3
+        self._piece_characters = checkpoint.spec.piece_characters
         self._identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if self._voices.builtin is not None:
             self._stage.warm_up(self._voices.builtin)
@@ -60,7 +61,7 @@ class S3Gen:
     async def _feed(self, stream: SpeechStream, request: SpeechRequest) -> None:
         """Have T3 speak the pieces of the text, one after the other, and hand their tokens to S3Gen."""
         try:
-            for index, piece in enumerate(split(request.text, language=request.language)):
+            for index, piece in enumerate(split(request.text, self._piece_characters, request.language)):
                 seed = derive_seed(request.sampling.seed, index)
                 sizes = stream.begin_piece(seed, piece.pause_s)
                 sampling = request.sampling.model_copy(update={"seed": seed})

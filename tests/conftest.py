@@ -67,11 +67,12 @@ def reference_tts(reference_t3: Any) -> Any:
     from chatterbox.models.voice_encoder import VoiceEncoder
     from chatterbox.tts import ChatterboxTTS
 
-    from chatterbox_engine.checkpoint import DEMO, find
+    from chatterbox_engine.checkpoint import find
+    from chatterbox_engine.text import stand_in
     from tests.families import shallow_s3gen
 
-    voice = find("demo", "cpu").voice()
+    voice = find("dummy:tiny", "cpu").voice()
     assert voice is not None
-    tokenizer = EnTokenizer(str(DEMO / "tokenizer.json"))
+    tokenizer = EnTokenizer(str(stand_in.ENGLISH))
     s3gen = shallow_s3gen(meanflow=False)
     return ChatterboxTTS(reference_t3, s3gen, VoiceEncoder().eval(), tokenizer, "cpu", voice.to_conditionals())

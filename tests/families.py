@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from chatterbox_engine.checkpoint import (
     CONFIG_FILE,
-    DEMO,
     S3GEN_FILE,
     T3_FILE,
     VOICE_ENCODER_FILE,
@@ -28,17 +27,17 @@ CPU = torch.device("cpu")
 
 
 def small(name: str) -> Checkpoint:
-    """`dummy:NAME` with two layers of T3 and the demo's S3Gen, so that it speaks in a moment."""
-    full, demo = find(f"dummy:{name}", "cpu").spec, find("demo", "cpu").spec
+    """`dummy:NAME` with two layers of T3 and the tiny model's S3Gen, so that it speaks in a moment."""
+    full, tiny = find(f"dummy:{name}", "cpu").spec, find("dummy:tiny", "cpu").spec
     t3 = {"layers": 2, "width": 128, "heads": 2, "head_width": 64, "mlp_width": 256, "aligned_heads": ((1, 0), (0, 1))}
-    s3gen = {part: getattr(demo.s3gen, part) for part in ("encoder", "estimator", "hift")}
+    s3gen = {part: getattr(tiny.s3gen, part) for part in ("encoder", "estimator", "hift")}
     spec = full.model_copy(
         update={
             "name": f"small-{name}",
             "t3": full.t3.model_copy(update=t3),
             "s3gen": full.s3gen.model_copy(update=s3gen),
-            "speech_tokenizer": demo.speech_tokenizer,
-            "random_weights": demo.random_weights,
+            "speech_tokenizer": tiny.speech_tokenizer,
+            "random_weights": tiny.random_weights,
         }
     )
     return _seeded(spec.name, spec)
@@ -72,7 +71,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> ModelSpec:
     elif len(spec.languages) > 1:
         stand_in.multilingual().save(str(tokenizer))
     else:
-        shutil.copy(DEMO / "tokenizer.json", tokenizer)
+        shutil.copy(stand_in.ENGLISH, tokenizer)
     (folder / CONFIG_FILE).write_text(spec.model_dump_json())
     voice = checkpoint.voice()
     assert voice is not None

@@ -39,7 +39,7 @@ TEXT = "The quick brown fox jumps over the lazy dog, again and again."
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo, as a folder in the hub's layout."""
     folder = tmp_path_factory.mktemp("model")
-    save(find("demo", "cpu"), folder)
+    save(find("dummy:tiny", "cpu"), folder)
     return folder
 
 
@@ -66,7 +66,7 @@ def load(folder: Path) -> OptimizedChatterboxTTS:
 
 @pytest.fixture
 def speakers(good: Path) -> Iterator[tuple[OptimizedChatterboxTTS, OptimizedChatterboxTTS]]:
-    demo, local = OptimizedChatterboxTTS.from_pretrained("cpu", CONFIG, model="demo"), load(good)
+    demo, local = OptimizedChatterboxTTS.from_pretrained("cpu", CONFIG, model="dummy:tiny"), load(good)
     yield demo, local
     demo.close()
     local.close()
@@ -89,10 +89,11 @@ def test_a_folder_speaks_as_the_model_that_it_was_made_of(
     assert torch.equal(*(tts.speech_tokens(TEXT, seed=1, max_new_tokens=12) for tts in (local, demo)))
 
 
-def test_the_demo() -> None:
-    demo = find("demo", "cuda")
+@pytest.mark.parametrize("name", ["demo", "dummy:tiny"])
+def test_the_small_models(name: str) -> None:
+    demo = find(name, "cuda")
     voice = demo.voice()
-    assert demo.model == demo.spec.name == "demo"
+    assert demo.model == demo.spec.name == name
     assert "noise" in demo.spec.note
     assert voice is not None
     assert voice.id == "default"

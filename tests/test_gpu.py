@@ -21,7 +21,7 @@ def pair() -> tuple[OptimizedChatterboxTTS, OptimizedChatterboxTTS]:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     config = EngineConfig.profile("balanced", watermark=False, **FP32)
-    return tuple(OptimizedChatterboxTTS.from_pretrained(d, config, model="demo") for d in ("cpu", "cuda"))  # type: ignore[return-value]
+    return tuple(OptimizedChatterboxTTS.from_pretrained(d, config, model="dummy:tiny") for d in ("cpu", "cuda"))  # type: ignore[return-value]
 
 
 def test_tokens_and_audio_agree(pair: tuple[OptimizedChatterboxTTS, OptimizedChatterboxTTS]) -> None:
@@ -33,13 +33,13 @@ def test_tokens_and_audio_agree(pair: tuple[OptimizedChatterboxTTS, OptimizedCha
 
 def test_bf16_speaks_without_nan() -> None:
     config = EngineConfig.profile("balanced", watermark=False)
-    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="demo")
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="dummy:tiny")
     audio = tts.generate(TEXT, seed=3)
     assert torch.isfinite(audio).all()
     assert audio.std() > 1e-3
 
 
-def tokens_of(config: EngineConfig, model: str = "demo") -> torch.Tensor:
+def tokens_of(config: EngineConfig, model: str = "dummy:tiny") -> torch.Tensor:
     tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model=model)
     try:
         return tts.speech_tokens(TEXT, seed=3, max_new_tokens=40)
@@ -63,7 +63,7 @@ def test_captured_steps_are_the_eager_ones(warmup: str) -> None:
 
 def test_a_capture_takes_place() -> None:
     config = EngineConfig.profile("balanced", watermark=False, warmup="full", t3={"max_streams": 2})
-    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="demo")
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="dummy:tiny")
     graphs = tts._t3.engine.runner.graphs
     assert graphs.enabled
     assert len(graphs) == len(tts._t3.engine.runner.shapes())
@@ -83,7 +83,7 @@ def test_compiled_layers_speak(mode: str) -> None:
 
 def test_an_idle_engine_gives_its_memory_back_and_speaks_again() -> None:
     config = EngineConfig.profile("balanced", watermark=False, memory={"idle_s": 0.5})
-    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="demo")
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="dummy:tiny")
     expected = tts.speech_tokens(TEXT, seed=3)
     busy = torch.cuda.memory_allocated()
     end = time.monotonic() + 20

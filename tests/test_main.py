@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_it_says_a_text_into_a_file(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
-    command = [sys.executable, "-m", "chatterbox_engine", "say", "Hello there.", "-o", str(path), "--model", "demo",
-               "--device", "cpu", "--seed", "1"]  # fmt: skip
+    command = [sys.executable, "-m", "chatterbox_engine", "say", "Hello there.", "-o", str(path), "--model",
+               "dummy:tiny", "--device", "cpu", "--seed", "1"]  # fmt: skip
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
@@ -50,7 +50,7 @@ def test_what_is_wrong_is_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    defaults = {"-o": "out.wav", "--model": "demo", "--device": "cpu"}
+    defaults = {"-o": "out.wav", "--model": "dummy:tiny", "--device": "cpu"}
     given = [part for item in defaults.items() if item[0] not in arguments for part in item]
     assert main(["say", *arguments, *given]) == 1
     captured = capsys.readouterr()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from chatterbox_engine.checkpoint import DEMO, FAMILY
+from chatterbox_engine.checkpoint import FAMILY
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.s3gen.flow import Flow
 from chatterbox_engine.s3gen.hift import HiFT
@@ -19,6 +19,7 @@ from chatterbox_engine.spec import SPECS, ModelSpec, RopeSpec, T3Spec
 from chatterbox_engine.t3.model import T3Model, _GPT2Names, _LlamaNames
 from chatterbox_engine.types import SamplingParams
 from chatterbox_engine.weights import StateDictWeights
+from training import dimensions
 
 
 def test_t3_has_the_references_dimensions() -> None:
@@ -170,7 +171,7 @@ def test_languages(name: str) -> None:
         assert caught.value.param == "language_id"
 
 
-@pytest.mark.parametrize("path", [DEMO / "config.json", *SPECS.glob("*.json")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [dimensions.CONFIG, *SPECS.glob("*.json")], ids=lambda path: path.stem)
 def test_a_config_file_reads_back_as_it_was_written(path: Path, tmp_path: Path) -> None:
     spec = ModelSpec.load(path)
     copy = tmp_path / "config.json"

@@ -32,7 +32,7 @@ PLAIN = EngineConfig.profile(watermark=False, t3={"precision": "fp32"}, s3gen={"
 
 @pytest.fixture(scope="module")
 def tts() -> Iterator[OptimizedChatterboxTTS]:
-    tts = OptimizedChatterboxTTS.from_pretrained("cpu", model="demo", optimizations={"s3gen": {"cfm_steps": 2}})
+    tts = OptimizedChatterboxTTS.from_pretrained("cpu", model="dummy:tiny", optimizations={"s3gen": {"cfm_steps": 2}})
     yield tts
     tts.close()
 
@@ -40,7 +40,7 @@ def tts() -> Iterator[OptimizedChatterboxTTS]:
 @pytest.fixture(scope="module")
 def plain() -> Iterator[OptimizedChatterboxTTS]:
     """Without the watermark, so that chunks come out as they are made."""
-    tts = OptimizedChatterboxTTS.from_pretrained("cpu", PLAIN, model="demo")
+    tts = OptimizedChatterboxTTS.from_pretrained("cpu", PLAIN, model="dummy:tiny")
     yield tts
     tts.close()
 
@@ -404,17 +404,17 @@ def test_another_models_voice_is_refused_and_harms_nobody(plain: OptimizedChatte
 
 def test_config_and_optimizations_exclude_each_other() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        OptimizedChatterboxTTS.from_pretrained("cpu", PLAIN, model="demo", optimizations={})
+        OptimizedChatterboxTTS.from_pretrained("cpu", PLAIN, model="dummy:tiny", optimizations={})
     assert caught.value.param == "optimizations"
     with pytest.raises(InvalidRequest, match="make_it_fast"):
-        OptimizedChatterboxTTS.from_pretrained("cpu", model="demo", optimizations={"make_it_fast": True})
+        OptimizedChatterboxTTS.from_pretrained("cpu", model="dummy:tiny", optimizations={"make_it_fast": True})
 
 
 def test_small_queues_do_not_deadlock_and_closing_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatterbox_engine.utterance.ANSWER_S", 20.0)
     monkeypatch.setattr("chatterbox_engine.speaker.ANSWER_S", 20.0)
     small = EngineConfig.profile(watermark=False, t3={"queue_tokens": 4}, s3gen={"cfm_steps": 1, "queue_chunks": 1})
-    tts = OptimizedChatterboxTTS.from_pretrained_with_warmup("cpu", small, model="demo")
+    tts = OptimizedChatterboxTTS.from_pretrained_with_warmup("cpu", small, model="dummy:tiny")
     assert idle(tts)
     assert len(tts.speech_tokens(TEXT, seed=1, max_new_tokens=30)) > 10
     assert tts.generate(TEXT, seed=1, max_new_tokens=30).shape[1] > 0
@@ -437,5 +437,7 @@ def test_small_queues_do_not_deadlock_and_closing_ends_what_runs(monkeypatch: py
 
 def test_a_guard_without_heads_to_read_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="follow the text") as caught:
-        OptimizedChatterboxTTS.from_pretrained("cpu", model="demo", optimizations={"t3": {"alignment_guard": "on"}})
+        OptimizedChatterboxTTS.from_pretrained(
+            "cpu", model="dummy:tiny", optimizations={"t3": {"alignment_guard": "on"}}
+        )
     assert caught.value.param == "t3.alignment_guard"

@@ -11,17 +11,16 @@ import soundfile
 import torch
 from safetensors.torch import save
 
-from chatterbox_engine.checkpoint import DEMO
 from chatterbox_engine.clip import read_clip
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
-from chatterbox_engine.spec import ModelSpec
+from chatterbox_engine.spec import SPECS, ModelSpec
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice, read_info
 from chatterbox_engine.voice_encoder import VoiceEncoder, levelled
 from chatterbox_engine.weights import RandomWeights, StateDictWeights
 from tests.families import small
 
 TENSORS = ("speaker", "t3_prompt", "s3gen_prompt", "s3gen_feat", "s3gen_speaker")
-SPEC = ModelSpec.load(DEMO / "config.json")
+SPEC = ModelSpec.load(SPECS / "tiny.json")
 
 
 def speechlike(seconds: float, pitch: float) -> np.ndarray:

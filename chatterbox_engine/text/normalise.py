@@ -26,6 +26,7 @@ _RULES = {
     "chatterbox-multilingual": _Rules(_FULL, (*_ENDINGS, "、", "，", "。", "？", "！")),
     "chatterbox-turbo": _Rules(_LIGHT, _ENDINGS),
     "chatterbox-nano": _Rules(_LIGHT, _ENDINGS),
+    "demo": _Rules((), _ENDINGS),  # its phonemizer reads punctuation, and times of day, as they are
 }
 
 

@@ -1,12 +1,15 @@
 """Tokenizers for dummy weights, where the model's own may not be bundled: the same kind, framing and tags."""
 
 import string
+from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from chatterbox_engine.text.gpt2 import byte_level
 from chatterbox_engine.text.languages import LANGUAGES
 
+ENGLISH = Path(__file__).parent / "english.json"
+"""A letter a token, with the marks of the English model; ids below 704."""
 EVENTS = ("[clear throat]", "[sigh]", "[shush]", "[cough]", "[groan]", "[sniff]", "[gasp]", "[chuckle]", "[laugh]")
 """Sounds that turbo and nano make where the text has these tags."""
 _MARKS = {"[STOP]": 0, "[UNK]": 1, "[SPACE]": 2, "[START]": 255}
@@ -21,6 +24,11 @@ _SCRIPTS = (
     (0x1100, 0x11FF),  # parts of Korean syllables
     (0x3001, 0x30FF),  # Japanese kana
 )
+
+
+def english() -> Tokenizer:
+    """ENGLISH."""
+    return Tokenizer.from_file(str(ENGLISH))
 
 
 def multilingual() -> Tokenizer:

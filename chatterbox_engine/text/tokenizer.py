@@ -9,6 +9,7 @@ from chatterbox_engine.spec import ModelSpec
 from chatterbox_engine.text.cangjie import Cangjie
 from chatterbox_engine.text.gpt2 import read_gpt2
 from chatterbox_engine.text.languages import written
+from chatterbox_engine.text.phonemes import Phonemizer
 
 _SPACE = "[SPACE]"
 _BYTE_SPACE = "Ġ"
@@ -25,9 +26,10 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer, spec: ModelSpec, where: str, cangjie: Cangjie | None = None) -> None:
         vocabulary = tokenizer.get_vocab()
         self._tagged = len(spec.languages) > 1
-        self._graphemes = spec.tokenizer == "graphemes"
+        self._marked = spec.tokenizer != "gpt2"
+        self._phonemizer = Phonemizer() if spec.tokenizer == "phonemes" else None
         needed: dict[str, int | None] = {_BYTE_SPACE: None}
-        if self._graphemes:
+        if self._marked:
             needed = {"[START]": spec.t3.start_text, "[STOP]": spec.t3.stop_text, _SPACE: None}
         if self._tagged:
             needed |= {f"[{language}]": None for language in spec.languages}
@@ -66,6 +68,8 @@ class TextTokenizer:
         them."""
         if self._tagged:
             text = f"[{language}]{written(text, language, self._cangjie)}"
-        if self._graphemes:
+        if self._phonemizer is not None:
+            text = self._phonemizer(text)
+        if self._marked:
             text = text.replace(" ", _SPACE)
         return [*self._before, *self._tokenizer.encode(text).ids, *self._after]

@@ -18,7 +18,7 @@ from benchmarks.subject import RESULTS, Subject, configured
 from chatterbox_engine.config import PROFILES
 from tests.benchmarks.conftest import Bench
 
-DEMO = ("--model", "demo", "--device", "cpu")
+DEMO = ("--model", "dummy:tiny", "--device", "cpu")
 SMALL = ("--tokens", "6", "--positions", "120", "--seconds", "1", "--e2e-tokens", "12", "--kl-positions", "12")
 
 
@@ -199,7 +199,7 @@ def test_a_base_that_fails_is_started_again(bench: Bench, started: list[str], mo
 
 
 def test_a_process_that_does_not_answer_is_killed() -> None:
-    given = Subject("demo", torch.device("cpu"), "reference", (), configured("reference", ()))
+    given = Subject("dummy:tiny", torch.device("cpu"), "reference", (), configured("reference", ()))
     begin = set(multiprocessing.active_children())
     with pytest.raises(RuntimeError, match=r"no answer within 0\.01 s"):
         Process(given, "t3", Sizes(), patience=0.01)

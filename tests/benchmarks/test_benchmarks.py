@@ -18,7 +18,7 @@ from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.text import normalise
 from tests.benchmarks.conftest import Bench
 
-DEMO = ("--model", "demo", "--device", "cpu", "--repeats", "1")
+DEMO = ("--model", "dummy:tiny", "--device", "cpu", "--repeats", "1")
 
 
 def test_t3(bench: Bench) -> None:
@@ -64,7 +64,7 @@ def test_each_round_of_t3_is_beside_one_of_the_reference(bench: Bench, monkeypat
 @pytest.mark.parametrize("profile", ["balanced", "reference"])
 def test_streams_pause_between_rounds_and_have_room_for_all(profile: str) -> None:
     streams, tokens, rounds, positions = 3, 6, 4, 120
-    given = Subject("demo", torch.device("cpu"), profile, (), configured(profile, ()))
+    given = Subject("dummy:tiny", torch.device("cpu"), profile, (), configured(profile, ()))
     checkpoint = given.checkpoint()
     decoding = Decoding(given, checkpoint, positions, tokens, streams, rounds)
     engine = decoding.stage.engine
@@ -109,13 +109,13 @@ def test_scheduler(bench: Bench) -> None:
 
 
 def test_streaming(bench: Bench) -> None:
-    told = bench("streaming", "--model", "demo", "--device", "cpu", "--repeats", "1", "--seconds", "2.5")
+    told = bench("streaming", "--model", "dummy:tiny", "--device", "cpu", "--repeats", "1", "--seconds", "2.5")
     distances = {row["variant"]: row["distance"]["median"] for row in told["rows"]}
     assert 0 < distances["[20, 25, 50, 100], all"] < distances["another seed"]
 
 
 def test_syncs(bench: Bench) -> None:
-    (row,) = bench("syncs", "--model", "demo", "--device", "cpu", "--tokens", "6", "--positions", "120")["rows"]
+    (row,) = bench("syncs", "--model", "dummy:tiny", "--device", "cpu", "--tokens", "6", "--positions", "120")["rows"]
     assert row["steps"] >= 6
     assert row["waits"] == 0
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence() -> None:
         assert words in str(end.value)
 
 
-@pytest.mark.parametrize("model", ["demo", "dummy:chatterbox-turbo", "dummy:chatterbox-multilingual"])
+@pytest.mark.parametrize("model", ["dummy:tiny", "dummy:chatterbox-turbo", "dummy:chatterbox-multilingual"])
 def test_prompts_fill_the_positions_asked_for(model: str) -> None:
     checkpoint = find(model, "cpu")
     spec, tokenizer = checkpoint.spec, checkpoint.tokenizer()

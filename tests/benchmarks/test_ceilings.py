@@ -26,7 +26,7 @@ def counted(call: Any) -> int:
 
 
 def demo(**changes: Any) -> ModelSpec:
-    spec = find("demo", "cpu").spec
+    spec = find("dummy:tiny", "cpu").spec
     return spec.model_copy(update={"s3gen": spec.s3gen.model_copy(update=changes)})
 
 
@@ -58,7 +58,7 @@ def test_hifts_operations() -> None:
     assert ceilings.hift_operations(spec.hift, spec.mel_bins, frames) == pytest.approx(decoded + mixing, rel=0.01)
 
 
-@pytest.mark.parametrize("model", ["demo", "dummy:chatterbox-nano"])
+@pytest.mark.parametrize("model", ["dummy:tiny", "dummy:chatterbox-nano"])
 def test_t3s_bytes_are_what_the_engine_holds(model: str) -> None:
     checkpoint = find(model, "cpu")
     spec = checkpoint.spec.t3

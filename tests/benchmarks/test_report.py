@@ -59,12 +59,12 @@ def test_conditions_are_one_line() -> None:
 
 def test_conditions_say_where_and_of_what() -> None:
     given = subject.Subject(
-        "demo", torch.device("cpu"), "balanced", ("warmup=none",), subject.configured("balanced", ())
+        "dummy:tiny", torch.device("cpu"), "balanced", ("warmup=none",), subject.configured("balanced", ())
     )
     told = conditions.gather(given, 3, "a date", tokens=5)
     assert told["date"] == "a date"
     assert told["threads"] == torch.get_num_threads()
-    assert (told["model"], told["switches"], told["repeats"], told["tokens"]) == ("demo", ["warmup=none"], 3, 5)
+    assert (told["model"], told["switches"], told["repeats"], told["tokens"]) == ("dummy:tiny", ["warmup=none"], 3, 5)
     assert {"commit", "dirty", "processor", "torch"} <= told.keys()
     assert conditions.peak_bytes(given.device) > 1e7
 

@@ -27,7 +27,7 @@ def test_the_configuration_file_says_only_what_is_read() -> None:
 
 def test_unknown_keys_and_switches_are_refused() -> None:
     with pytest.raises(ValidationError, match="modle"):
-        ServiceSettings.model_validate({"modle": "demo"})
+        ServiceSettings.model_validate({"modle": "dummy:tiny"})
     with pytest.raises(InvalidRequest, match="max_streems"):
         ServiceSettings(switches={"t3": {"max_streems": 3}}).engine_config()
     with pytest.raises(InvalidRequest, match="fastest"):

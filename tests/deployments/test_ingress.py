@@ -40,10 +40,10 @@ def test_health_and_models_say_what_runs_and_why(service: Service) -> None:
     cpu = torch.device("cpu")
     for stage, dtype in (("t3", t3_dtype("auto", cpu)), ("s3gen", s3gen_dtype("auto", cpu))):
         told = health.json()["stages"][stage]
-        assert (told["model"], told["device"], f"torch.{told['dtype']}") == ("demo", "cpu", str(dtype))
+        assert (told["model"], told["device"], f"torch.{told['dtype']}") == ("dummy:tiny", "cpu", str(dtype))
         assert "configured" in told["why"]
     (model,) = httpx.get(f"{service.url}/v1/models", timeout=30).json()["data"]
-    assert model["id"] == "demo"
+    assert model["id"] == "dummy:tiny"
     assert "noise" in model["note"]
     assert (model["family"], model["languages"], model["language"]) == ("chatterbox", ["en"], "en")
     assert (model["defaults"]["cfg_weight"], model["defaults"]["max_new_tokens"]) == (0.5, 1000)

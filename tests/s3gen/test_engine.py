@@ -9,17 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatterbox_engine.checkpoint import DEMO
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.errors import EngineDead, Overloaded
 from chatterbox_engine.s3gen.engine import S3GenEngine, S3GenModel
 from chatterbox_engine.s3gen.stream import SpeechStream
-from chatterbox_engine.spec import ModelSpec
+from chatterbox_engine.spec import SPECS, ModelSpec
 from chatterbox_engine.types import S3GenVoice
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.weights import RandomWeights
 
-SPEC = ModelSpec.load(DEMO / "config.json").s3gen.model_copy(update={"cfm_steps": 2})
+SPEC = ModelSpec.load(SPECS / "tiny.json").s3gen.model_copy(update={"cfm_steps": 2})
 WHOLE = (10**6,)
 CPU = torch.device("cpu")
 
