@@ -1,0 +1,48 @@
+"""`python -m training STAGE`: corpus, vocoder, speech_tokenizer, t3, flow, checkpoint, or all of them."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from training import checkpoint, dimensions, flow, speech_tokenizer, t3, vocoder
+from training.corpus import Corpus, make
+from training.texts import WORDNET
+
+UTTERANCES = 18_000
+AUDIO_HOURS = 2.5
+"""Of the corpus's audio that is kept, for the vocoder."""
+STAGES = ("corpus", "vocoder", "speech_tokenizer", "t3", "flow", "checkpoint")
+
+
+def main() -> None:
+    """Run one stage, or all; each goes on where it was stopped."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("--folder", type=Path, default=Path("training/work"), help="where the stages' states are")
+    parser.add_argument("--wordnet", type=Path, default=WORDNET, help="of Debian's package wordnet-base")
+    parser.add_argument("--to", type=Path, default=Path("training/work/checkpoint"), help="where the checkpoint goes")
+    parser.add_argument("--utterances", type=int, default=UTTERANCES)
+    parser.add_argument("--steps", type=int, help="instead of the stage's own number")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(args.threads)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    dimensions.LOGS.mkdir(exist_ok=True)
+    stages = STAGES if args.stage == "all" else (args.stage,)
+    for stage in stages:
+        if stage == "corpus":
+            make(args.folder, args.utterances, AUDIO_HOURS, args.wordnet, args.threads)
+            continue
+        if stage == "checkpoint":
+            checkpoint.write(Corpus(args.folder), args.folder, args.to)
+            continue
+        module = {"vocoder": vocoder, "speech_tokenizer": speech_tokenizer, "t3": t3, "flow": flow}[stage]
+        corpus = Corpus(args.folder)
+        module.run(corpus, args.folder, *([args.steps] if args.steps else []))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""One training loop for every stage: resumable, seeded by step, with a progress bar and a log that is committed."""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+STARTS = Path(__file__).parent / "starts"
+"""What earlier runs of a stage reached, in 16 bits: it begins there, and its log goes on."""
+LOG_EVERY = 20
+"""Steps of a line in the log."""
+SAVE_EVERY_S = 120.0
+WARM_STEPS = 50
+_LAST_RATE = 0.03
+"""Share of the learning rate left at the end."""
+_CLIP = 1.0
+
+
+def train(
+    name: str,
+    model: nn.Module,
+    losses: Callable[[int], dict[str, Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    folder: Path,
+    log: Path,
+    validate: Callable[[], dict[str, float]] | None = None,
+    weight_decay: float = 0.01,
+    parameters: Iterable[nn.Parameter] | None = None,
+) -> None:
+    """Train for `steps` steps by AdamW (1711.05101) with a warm-up and a cosine's decline.
+
+    Args:
+        name: of the stage; its state is `folder/name.pt`, from which it goes on where it was stopped.
+        losses: what a step adds up and minimises, by name; a function of the step, so that a resumed run is the same.
+        rate: the highest learning rate.
+        log: a file of JSON lines, one every LOG_EVERY steps: step, seconds, rate, each loss averaged since the last.
+        validate: losses on what is held out, for the last line.
+        parameters: those to train; None: all of the model's.
+    """
+    trained = list(model.parameters() if parameters is None else parameters)
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay)
+    path = folder / f"{name}.pt"
+    first, seconds = 0, 0.0
+    if path.is_file():
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, seconds = state["step"], state["seconds"]
+    elif (begun := STARTS / f"{name}.safetensors").is_file():
+        model.load_state_dict({part: tensor.float() for part, tensor in load_file(begun).items()})
+    else:
+        log.write_text("")
+    begin = saved = time.monotonic()
+    sums: dict[str, list[float]] = {}
+    bar = tqdm(range(first, steps), name, initial=first, total=steps, unit="step", disable=None)
+    model.train()
+    for step in bar:
+        torch.manual_seed(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _share(step, steps)
+        parts = losses(step)
+        torch.stack(list(parts.values())).sum().backward()
+        nn.utils.clip_grad_norm_(trained, _CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for part, value in parts.items():
+            sums.setdefault(part, []).append(float(value.detach()))
+        now = time.monotonic()
+        if (step + 1) % LOG_EVERY == 0:
+            own = {part: round(statistics.fmean(values), 4) for part, values in sums.items()}
+            _note(log, {"step": step + 1, "seconds": round(seconds + now - begin), **own})
+            bar.set_postfix(own)
+            sums.clear()
+        if now - saved > SAVE_EVERY_S or step + 1 == steps:
+            saved = now
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save({**state, "seconds": seconds + now - begin}, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+    model.eval()
+    if validate is not None and first < steps:
+        with torch.no_grad():
+            _note(log, {"step": steps, "held_out": {part: round(value, 4) for part, value in validate().items()}})
+
+
+def _share(step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / WARM_STEPS)
+    return warm * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _note(log: Path, entry: dict[str, object]) -> None:
+    with log.open("a") as file:
+        file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,92 @@
+"""What the teacher says: WordNet's examples and definitions, and sentences from own templates."""
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+WORDNET = Path("/usr/share/wordnet")
+"""Where Debian's package wordnet-base (WordNet 3.0, Princeton University; notice required) puts its files."""
+_PARTS = ("noun", "verb", "adj", "adv")
+_SPEAKABLE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.'!?-]*")
+_LONGEST_WORDS = 24
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = ("January", "March", "April", "June", "July", "September", "October", "December")
+_TEMPLATES = (
+    "Could you {verb} the {noun} before {n} o'clock?",
+    "Did you see the {adj} {noun} on {day}?",
+    "I would like to {verb} a {noun}, please.",
+    "There are {n} {noun}s in the {adj} {noun2}.",
+    "The {noun} costs {n} dollars and {m} cents.",
+    "Why is the {noun} so {adj}?",
+    "Please {verb} {n} {noun}s by {day}, {month} {day_n}.",
+    "My {noun} is {adj}, but yours is {adj2}.",
+    "We will {verb} at {hour}:{minute} in the {noun}.",
+    "What happens when you {verb} a {adj} {noun}?",
+    "It was {n} degrees in {month}, and the {noun} was {adj}.",
+    "Thank you, the {noun} is {adj}.",
+    "No, we never {verb} the {noun}.",
+    "{Adj} {noun}s are {adj2}.",
+    "The {noun} {noun2}.",
+    "How many {noun}s did they {verb}?",
+    "She said the {noun} number is {n} {m} {k}.",
+    "Call me at {hour} if the {adj} {noun} arrives.",
+    "About {percent} percent of the {noun}s {verb}.",
+    "In {year}, the {adj} {noun} was {m} miles away.",
+)
+
+
+def utterances(count: int, seed: int = 0, wordnet: Path = WORDNET) -> Iterator[str]:
+    """`count` texts of one to three sentences, the same for one seed.
+
+    Raises FileNotFoundError where WordNet's files are not at `wordnet`.
+    """
+    draw = random.Random(seed)
+    sentences, words = _read(wordnet)
+    draw.shuffle(sentences)
+    for index in range(count):
+        parts = []
+        for _ in range(draw.choices((1, 2, 3), (0.72, 0.2, 0.08))[0]):
+            made = draw.random() < 0.35
+            parts.append(_filled(draw, words) if made else sentences[draw.randrange(len(sentences))])
+        if index % 12 == 0:  # a word or two
+            parts = [
+                _sentence(" ".join(draw.choice(words[part]) for part in draw.choice((("noun",), ("adj", "noun")))))
+            ]
+        yield " ".join(parts)
+
+
+def _filled(draw: random.Random, words: dict[str, list[str]]) -> str:
+    values = {name: draw.choice(words[name.rstrip("2").lower()]) for name in ("noun", "noun2", "verb", "adj", "adj2")}
+    numbers = {"n": draw.randint(1, 120), "m": draw.randint(1, 99), "k": draw.randint(1, 9999)}
+    times = {"hour": draw.randint(1, 12), "minute": f"{draw.randrange(0, 60, 5):02d}", "day_n": draw.randint(1, 30)}
+    dates = {"day": draw.choice(_DAYS), "month": draw.choice(_MONTHS), "year": draw.randint(1900, 2030)}
+    adjective = {"Adj": values["adj"].capitalize(), "percent": draw.randint(1, 99)}
+    return draw.choice(_TEMPLATES).format(**values, **numbers, **times, **dates, **adjective)
+
+
+def _read(wordnet: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """All examples and definitions that can be read aloud as they are, and the words of each part of speech."""
+    sentences: list[str] = []
+    words: dict[str, list[str]] = {}
+    for part in _PARTS:
+        own = words.setdefault(part, [])
+        for line in (wordnet / f"data.{part}").read_text().splitlines():
+            if line.startswith(" "):
+                continue
+            fields, _, gloss = line.partition(" | ")
+            word = fields.split(" ")[4]
+            if word.isascii() and word.isalpha() and word.islower() and 2 < len(word) < 12:
+                own.append(word)
+            definition, *examples = gloss.strip().split('; "')
+            for text in (definition, *(example.rstrip('"; ') for example in examples)):
+                text = re.sub(r"\(.*?\)", "", text).strip(" ;")
+                text = " ".join(text.replace(";", ",").split())
+                if _SPEAKABLE.fullmatch(text) and 2 < len(text.split()) <= _LONGEST_WORDS:
+                    sentences.append(_sentence(text))
+    return sorted(set(sentences)), {part: sorted(set(own)) for part, own in words.items()}
+
+
+def _sentence(text: str) -> str:
+    text = text[0].upper() + text[1:]
+    return text if text[-1] in ".!?" else text.rstrip(",- ") + "."
