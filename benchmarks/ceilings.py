@@ -136,7 +136,7 @@ def _time(spec: S3GenSpec, mel_bins: int) -> float:
 
 def dimensions() -> list[ModelSpec]:
     """Every full-size model of the family."""
-    return [ModelSpec.load(path) for path in sorted(SPECS.glob("*.json"))]
+    return [ModelSpec.load(path) for path in sorted(SPECS.glob("chatterbox*.json"))]
 
 
 def tables(positions: tuple[int, int] = (300, 1100), seconds: float = 5.0, prompt_s: float = 10.0) -> str:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 def test_it_says_a_text_into_a_file(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     command = [sys.executable, "-m", "chatterbox_engine", "say", "Hello there.", "-o", str(path), "--model",
-               "dummy:tiny", "--device", "cpu", "--seed", "1"]  # fmt: skip
+               "demo", "--device", "cpu", "--seed", "1"]  # fmt: skip
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""

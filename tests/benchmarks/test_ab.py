@@ -18,7 +18,7 @@ from benchmarks.subject import RESULTS, Subject, configured
 from chatterbox_engine.config import PROFILES
 from tests.benchmarks.conftest import Bench
 
-DEMO = ("--model", "dummy:tiny", "--device", "cpu")
+TINY = ("--model", "dummy:tiny", "--device", "cpu")
 SMALL = ("--tokens", "6", "--positions", "120", "--seconds", "1", "--e2e-tokens", "12", "--kl-positions", "12")
 
 
@@ -70,7 +70,7 @@ def test_divergence() -> None:
 
 
 def test_a_switch_beside_its_base(bench: Bench, tmp_path: Path) -> None:
-    told = bench("ab", *DEMO, "--repeats", "2", "--s3gen-repeats", "1", *SMALL, "--skip", "without",
+    told = bench("ab", *TINY, "--repeats", "2", "--s3gen-repeats", "1", *SMALL, "--skip", "without",
                  "--only", "t3.kv_cache", "--only", "s3gen.cfm_steps", "--only", "cuda_graphs")  # fmt: skip
     rows: dict[str, dict[str, Any]] = {row["name"]: row for row in told["rows"]}
     full = rows["t3.kv_cache=full"]
@@ -87,7 +87,7 @@ def test_a_switch_beside_its_base(bench: Bench, tmp_path: Path) -> None:
     assert len(told["rounds"]["alone s3gen s3gen.cfm_steps=5"]["own"]) == 1
 
     text = render.comparisons(tmp_path)
-    assert "### demo on cpu" in text
+    assert "### dummy:tiny on cpu" in text
     assert "2 of 2 runs equal" in text
     assert "waits for a GPU" in text
     for claim in CLAIMS:
@@ -146,10 +146,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_interrupted_run_goes_on_where_it_was(bench: Bench, tmp_path: Path, started: list[str]) -> None:
-    run = ("ab", *DEMO, "--only", "t3.quantization", "--skip", "without", "--skip", "profile")
+    run = ("ab", *TINY, "--only", "t3.quantization", "--skip", "without", "--skip", "profile")
     with pytest.raises(KeyboardInterrupt):
         bench(*run, "--date", "a day")
-    path = tmp_path / "ab-demo.json"
+    path = tmp_path / "ab-dummy-tiny.json"
     told = json.loads(path.read_text())
     assert [row["name"] for row in told["rows"]] == ["t3.quantization=int8", "t3.quantization=int8_dynamic"]
     assert told["rows"][0]["speed"]["median"] == 1
@@ -173,19 +173,19 @@ def test_an_interrupted_run_goes_on_where_it_was(bench: Bench, tmp_path: Path, s
 
 
 def test_rows_of_other_conditions_are_not_gone_on_with(bench: Bench, tmp_path: Path, started: list[str]) -> None:
-    run = ("ab", *DEMO, "--only", "int8_dynamic", "--skip", "without")
+    run = ("ab", *TINY, "--only", "int8_dynamic", "--skip", "without")
     bench(*run)
-    before = (tmp_path / "ab-demo.json").read_text()
+    before = (tmp_path / "ab-dummy-tiny.json").read_text()
     with pytest.raises(SystemExit, match="positions 300, now 200") as refused:
         bench(*run, "--resume", "--positions", "200")
     assert "threads" not in str(refused.value)
-    assert (tmp_path / "ab-demo.json").read_text() == before
+    assert (tmp_path / "ab-dummy-tiny.json").read_text() == before
     assert len(started) == 2
 
 
 def test_a_variant_that_fails_is_a_row(bench: Bench, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeProcess, "failing", {"t3.quantization=int8"})
-    told = bench("ab", *DEMO, "--only", "t3.quantization=int8", "--skip", "without")
+    told = bench("ab", *TINY, "--only", "t3.quantization=int8", "--skip", "without")
     assert [row.get("note") for row in told["rows"]] == ["no answer within 300 s", None]
     assert list(told["rounds"]) == ["alone t3 t3.quantization=int8_dynamic"]
     assert started == ["", "t3.quantization=int8", "t3.quantization=int8_dynamic"]
@@ -193,7 +193,7 @@ def test_a_variant_that_fails_is_a_row(bench: Bench, started: list[str], monkeyp
 
 def test_a_base_that_fails_is_started_again(bench: Bench, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeProcess, "failing", {""})
-    told = bench("ab", *DEMO, "--only", "t3.quantization=int8", "--skip", "without")
+    told = bench("ab", *TINY, "--only", "t3.quantization=int8", "--skip", "without")
     assert [row["note"] for row in told["rows"]] == ["its base failed: no answer within 300 s"] * 2
     assert started == ["", "t3.quantization=int8", "", "t3.quantization=int8_dynamic"]
 

@@ -1,4 +1,4 @@
-"""Each benchmark runs on the demo model, and what it reports hangs together. No time is asserted."""
+"""Each benchmark runs on a small model, and what it reports hangs together. No time is asserted."""
 
 import time
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.text import normalise
 from tests.benchmarks.conftest import Bench
 
-DEMO = ("--model", "dummy:tiny", "--device", "cpu", "--repeats", "1")
+TINY = ("--model", "dummy:tiny", "--device", "cpu", "--repeats", "1")
 
 
 def test_t3(bench: Bench) -> None:
-    told = bench("t3", *DEMO, "--no-reference", "--streams", "1,3", "--tokens", "6", "--positions", "120",
+    told = bench("t3", *TINY, "--no-reference", "--streams", "1,3", "--tokens", "6", "--positions", "120",
                  "--first-repeats", "2")  # fmt: skip
     one, three = told["rows"]
     assert [row["variant"] for row in told["rows"]] == ["1 stream", "3 streams"]
@@ -50,7 +50,7 @@ def test_each_round_of_t3_is_beside_one_of_the_reference(bench: Bench, monkeypat
             return {"step_s": 1.0, "tokens_a_second": float(Fake.calls), "first_token_s": 7.0}
 
     monkeypatch.setattr(reference, "ReferenceT3", Fake)
-    told = bench("t3", *DEMO[:4], "--repeats", "2", "--streams", "1,2", "--tokens", "6", "--positions", "120")
+    told = bench("t3", *TINY[:4], "--repeats", "2", "--streams", "1,2", "--tokens", "6", "--positions", "120")
     one, two, theirs = told["rows"]
     rates = [measured["tokens_a_second"] for measured in told["rounds"]["2 streams"]]
     assert two["ratio"]["median"] == pytest.approx((rates[0] / 4 + rates[1] / 5) / 2)  # calls 1 to 3 came before
@@ -89,7 +89,7 @@ def test_streams_pause_between_rounds_and_have_room_for_all(profile: str) -> Non
 
 
 def test_s3gen(bench: Bench) -> None:
-    told = bench("s3gen", *DEMO, "--no-reference", "--seconds", "1,2", "--batch", "1,2")
+    told = bench("s3gen", *TINY, "--no-reference", "--seconds", "1,2", "--batch", "1,2")
     rows = {row["variant"]: row for row in told["rows"]}
     assert list(rows) == ["1 s, batch 1", "1 s, batch 2", "2 s, batch 1", "2 s, batch 2"]
     assert rows["1 s, batch 2"]["operations"] == 2 * rows["1 s, batch 1"]["operations"]
@@ -97,7 +97,7 @@ def test_s3gen(bench: Bench) -> None:
 
 
 def test_e2e(bench: Bench) -> None:
-    told = bench("e2e", *DEMO, "--tokens", "12", "--switch", "watermark=false", "--text", "Hello there.")
+    told = bench("e2e", *TINY, "--tokens", "12", "--switch", "watermark=false", "--text", "Hello there.")
     (row,) = told["rows"]
     assert 0 < row["first_audio_s"]["median"] <= row["seconds"]["median"]
     assert row["rtf"]["median"] == pytest.approx(row["seconds"]["median"] / row["audio_s"]["median"], rel=0.2)
@@ -123,11 +123,11 @@ def test_syncs(bench: Bench) -> None:
 def test_what_cannot_be_measured_is_said_in_a_sentence() -> None:
     for arguments, words in (
         (["t3", "--model", "no/such/model"], "no/such/model"),
-        (["t3", *DEMO, "--no-reference", "--positions", "40"], "--positions"),
-        (["t3", *DEMO, "--no-reference", "--positions", "100", "--tokens", "90"], "--tokens"),
-        (["t3", *DEMO, "--no-reference", "--positions", "800", "--tokens", "20", "--repeats", "60"], "--repeats"),
-        (["t3", *DEMO, "--switch", "t3.nothing=1"], "nothing"),
-        (["s3gen", *DEMO], "--no-reference"),
+        (["t3", *TINY, "--no-reference", "--positions", "40"], "--positions"),
+        (["t3", *TINY, "--no-reference", "--positions", "100", "--tokens", "90"], "--tokens"),
+        (["t3", *TINY, "--no-reference", "--positions", "800", "--tokens", "20", "--repeats", "60"], "--repeats"),
+        (["t3", *TINY, "--switch", "t3.nothing=1"], "nothing"),
+        (["s3gen", *TINY], "--no-reference"),
     ):
         with pytest.raises(SystemExit) as end:
             main(arguments)
