@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from chatterbox_engine.checkpoint import CONFIG_FILE
+from chatterbox_engine.t3.model import reference_names
 from chatterbox_engine.weights import SCALE
 from training import dimensions, flow, symbols, t3
 from training.corpus import Corpus
@@ -23,10 +24,10 @@ def write(corpus: Corpus, folder: Path, to: Path) -> None:
     spec = dimensions.spec()
     to.mkdir(parents=True, exist_ok=True)
     shutil.copy(dimensions.CONFIG, to / CONFIG_FILE)
-    save_file(_stored(_t3_names(_state(folder, "t3"))), to / spec.files.t3)
+    save_file(_stored(reference_names(_state(folder, "t3"))), to / spec.files.t3)
     parts = {"flow.": _state(folder, "flow"), "mel2wav.": _state(folder, "vocoder")}
     s3gen = {prefix + name: tensor for prefix, state in parts.items() for name, tensor in state.items()}
-    save_file(_stored(s3gen), (to / spec.files.s3gen).with_suffix(".safetensors"))
+    save_file(_stored(s3gen), to / spec.files.s3gen)
     tokenizer = Tokenizer(models.BPE(symbols.vocabulary(), [], unk_token="[UNK]"))
     tokenizer.add_special_tokens(["[STOP]", "[UNK]", "[SPACE]", "[START]"])
     tokenizer.save(str(to / spec.files.tokenizer))
@@ -35,33 +36,6 @@ def write(corpus: Corpus, folder: Path, to: Path) -> None:
 
 def _state(folder: Path, stage: str) -> dict[str, Tensor]:
     return torch.load(folder / f"{stage}.pt", weights_only=True)["model"]
-
-
-def _t3_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """T3's tensors as chatterbox-tts's Llama has them: what the engine joins, apart again."""
-    joined = {
-        "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-        "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-        "out.weight": ("self_attn.o_proj.weight",),
-        "down.weight": ("mlp.down_proj.weight",),
-        "attention_norm.weight": ("input_layernorm.weight",),
-        "mlp_norm.weight": ("post_attention_layernorm.weight",),
-    }
-    renamed = {
-        "text_pos_emb.weight": "text_pos_emb.emb.weight",
-        "speech_pos_emb.weight": "speech_pos_emb.emb.weight",
-        "norm.weight": "tfmr.norm.weight",
-    }
-    named = {}
-    for name, tensor in state.items():
-        if not name.startswith("layers."):
-            named[renamed.get(name, name)] = tensor
-            continue
-        _, index, own = name.split(".", 2)
-        theirs = joined[own]
-        for part, piece in zip(theirs, tensor.chunk(len(theirs)), strict=True):
-            named[f"tfmr.layers.{index}.{part}"] = piece
-    return named
 
 
 def _stored(state: dict[str, Tensor]) -> dict[str, Tensor]:

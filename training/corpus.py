@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_TOKEN
 from training import texts
 from training.teacher import DURATION_SAMPLES, F0_SAMPLES, Teacher
 
-HOP = 480
-"""Samples of a mel frame."""
-TOKEN_FRAMES = 2
 MEL_BINS = 80
 LONGEST_S = 13.0
 _SHARD = 500
@@ -69,10 +67,6 @@ class Corpus:
         """So many of the first utterances no stage trains on; its validation losses are theirs."""
         return min(_HELD_OUT, len(self) // 10)
 
-    @property
-    def hours(self) -> float:
-        return float(self._starts[-1]) * HOP / 24_000 / 3600
-
     @cached_property
     def audio(self) -> NDArray[np.int16]:
         """(frames * 480,) of the utterances from the first on, as many as were kept."""
@@ -81,7 +75,7 @@ class Corpus:
     @cached_property
     def with_audio(self) -> int:
         """So many of the first utterances have their audio."""
-        return int(np.searchsorted(self._starts * HOP, len(self.audio), side="right")) - 1
+        return int(np.searchsorted(self._starts * SAMPLES_PER_FRAME, len(self.audio), side="right")) - 1
 
     def mel_at(self, frame: int, count: int) -> NDArray[np.float32]:
         """(count, 80) from a frame of the whole corpus on."""
@@ -126,12 +120,11 @@ def _make_shard(job: tuple[Path, int, list[str]]) -> None:
         draw = np.random.default_rng(index)
         exaggeration = _NEUTRAL if draw.random() < 0.6 else round(float(draw.random()), 2)
         spoken = teacher.say(text, exaggeration, seed=index)
-        if len(spoken.audio) > LONGEST_S * 24_000 or len(spoken.durations) != len(spoken.phonemes) + 2:
+        if len(spoken.audio) > LONGEST_S * SAMPLE_RATE or len(spoken.durations) != len(spoken.phonemes) + 2:
             continue
-        step = TOKEN_FRAMES * HOP
-        audio = np.pad(spoken.audio, (0, -len(spoken.audio) % step)).astype(np.float32)
-        frames = len(audio) // HOP
-        middles = (np.arange(frames) + 0.5) * HOP
+        audio = np.pad(spoken.audio, (0, -len(spoken.audio) % SAMPLES_PER_TOKEN)).astype(np.float32)
+        frames = len(audio) // SAMPLES_PER_FRAME
+        middles = (np.arange(frames) + 0.5) * SAMPLES_PER_FRAME
         ends = np.cumsum(spoken.durations) * DURATION_SAMPLES
         kept["symbols"].append(np.minimum(np.searchsorted(ends, middles, "right"), len(ends) - 1).astype(np.int16))
         kept["f0"].append(spoken.f0[np.minimum((middles / F0_SAMPLES).astype(int), len(spoken.f0) - 1)])
@@ -146,7 +139,7 @@ def _make_shard(job: tuple[Path, int, list[str]]) -> None:
 
 def _join(folder: Path, shards: list[Path], audio_hours: float) -> None:
     index = []
-    left = int(audio_hours * 3600 * 24_000)
+    left = int(audio_hours * 3600 * SAMPLE_RATE)
     names = {"mel": "mel.f16", "symbols": "symbols.i16", "f0": "f0.f32", "audio": "audio.i16"}
     files = {name: (folder / file).open("wb") for name, file in names.items()}
     for shard in shards:

@@ -1,6 +1,5 @@
 """The engine's own modules, made trainable: the checkpoint's tensors are theirs, under the reference's names."""
 
-import torch
 from torch import nn
 
 from chatterbox_engine.weights import RandomWeights, load
@@ -10,7 +9,3 @@ def fresh(module: nn.Module, seed: int, prefix: str = "") -> None:
     """Fill a module built on the meta device with small random weights, and let it learn."""
     load(module, RandomWeights(seed), prefix)
     module.requires_grad_(True)
-
-
-def meta() -> torch.device:
-    return torch.device("meta")

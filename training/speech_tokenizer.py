@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from chatterbox_engine.types import FRAMES_PER_TOKEN
 from training import dimensions, loop, symbols
-from training.corpus import MEL_BINS, TOKEN_FRAMES, Corpus
+from training.corpus import MEL_BINS, Corpus
 
 DIGITS, LEVELS = 8, 3
 STEPS = 1500
@@ -57,7 +58,7 @@ class SpeechTokenizer(nn.Module):
         super().__init__()
         self.enter = nn.Linear(MEL_BINS, _WIDTH)
         self.frames = _blocks(3, 5)
-        self.join = nn.Linear(TOKEN_FRAMES * _WIDTH, _WIDTH)
+        self.join = nn.Linear(FRAMES_PER_TOKEN * _WIDTH, _WIDTH)
         self.tokens = _blocks(2, 3)
         self.level = nn.LayerNorm(_WIDTH)  # all levels are in use from the first step, and none is saturated
         self.code = nn.Linear(_WIDTH, DIGITS)
@@ -65,30 +66,32 @@ class SpeechTokenizer(nn.Module):
         self.phoneme = nn.Embedding(symbols.START, _WIDTH)
         self.pitch = nn.Linear(2, _WIDTH)
         self.guess_frames = _blocks(3, 5)
-        self.guess_join = nn.Linear(TOKEN_FRAMES * _WIDTH, _WIDTH)
+        self.guess_join = nn.Linear(FRAMES_PER_TOKEN * _WIDTH, _WIDTH)
         self.guess_tokens = _blocks(1, 3)
         self.guess_code = nn.Linear(_WIDTH, DIGITS)
 
         self.spread = nn.Linear(DIGITS, _WIDTH)
         self.decode_tokens = _blocks(2, 3)
-        self.part = nn.Linear(_WIDTH, TOKEN_FRAMES * _WIDTH)
+        self.part = nn.Linear(_WIDTH, FRAMES_PER_TOKEN * _WIDTH)
         self.decode_frames = _blocks(1, 5)
         self.heads = nn.Linear(_WIDTH, symbols.START + 2 + MEL_BINS)
 
     def soft(self, mel: Tensor) -> Tensor:
         """mel (B, F, 80) -> (B, F / 2, 8) in (-1, 1), which round to the digits."""
         x = self.frames(self.enter((mel + 6.0) / 3.0))
-        return torch.tanh(self.code(self.level(self.tokens(self.join(x.unflatten(1, (-1, TOKEN_FRAMES)).flatten(2))))))
+        return torch.tanh(
+            self.code(self.level(self.tokens(self.join(x.unflatten(1, (-1, FRAMES_PER_TOKEN)).flatten(2)))))
+        )
 
     def guess(self, heard: Tensor, pitch: Tensor) -> Tensor:
         """Phonemes (B, F) and pitch (B, F, 2) -> what `soft` may be, (B, F / 2, 8)."""
         x = self.guess_frames(self.phoneme(heard) + self.pitch(pitch))
-        x = self.guess_join(x.unflatten(1, (-1, TOKEN_FRAMES)).flatten(2))
+        x = self.guess_join(x.unflatten(1, (-1, FRAMES_PER_TOKEN)).flatten(2))
         return torch.tanh(self.guess_code(self.guess_tokens(x)))
 
     def tell(self, digits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Digits (B, T, 8) -> phoneme logits (B, 2T, V), pitch (B, 2T, 2), mel (B, 2T, 80)."""
-        x = self.part(self.decode_tokens(self.spread(digits))).unflatten(2, (TOKEN_FRAMES, -1)).flatten(1, 2)
+        x = self.part(self.decode_tokens(self.spread(digits))).unflatten(2, (FRAMES_PER_TOKEN, -1)).flatten(1, 2)
         made = self.heads(self.decode_frames(x))
         return made.split((symbols.START, 2, MEL_BINS), dim=-1)
 
@@ -167,5 +170,5 @@ def _write_tokens(model: SpeechTokenizer, corpus: Corpus, path: Path) -> None:
 def tokens(corpus: Corpus, folder: Path) -> list[NDArray[np.int16]]:
     """What `run` wrote, by utterance."""
     flat = np.fromfile(folder / "tokens.i16", np.int16)
-    ends = np.cumsum([corpus.frames(index) // TOKEN_FRAMES for index in range(len(corpus))])
+    ends = np.cumsum([corpus.frames(index) // FRAMES_PER_TOKEN for index in range(len(corpus))])
     return np.split(flat, ends[:-1])

@@ -9,7 +9,6 @@ from hibari import Hibari, dsp
 
 from chatterbox_engine.text.normalise import normalise
 
-SAMPLE_RATE = 24_000
 DURATION_SAMPLES = 600
 """A unit of the teacher's durations."""
 F0_SAMPLES = 300

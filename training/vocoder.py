@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatterbox_engine.s3gen.hift import HiFT, initial_phases
+from chatterbox_engine.types import SAMPLES_PER_FRAME
 from training import dimensions, loop
-from training.corpus import HOP, Corpus
+from training.corpus import Corpus
 from training.modules import fresh
 
 SEGMENT_FRAMES = 40
@@ -55,7 +56,7 @@ def speak(hift: HiFT, mel: Tensor, f0: Tensor, seed: int) -> Tensor:
     """mel (B, 80, F), f0 (B, F) -> (B, 480 F), with phases and noise drawn from a seed."""
     rows, frames = f0.shape
     offsets = initial_phases(torch.arange(rows) + seed * rows, hift.harmonics)
-    noise = torch.randn(rows, hift.harmonics, frames * HOP, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(rows, hift.harmonics, frames * SAMPLES_PER_FRAME, generator=torch.Generator().manual_seed(seed))
     source, _ = hift.source(f0, torch.zeros(rows, hift.harmonics, dtype=torch.float64), offsets, noise)
     return hift.decode(mel, source)
 
@@ -64,19 +65,22 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
     """Train HiFT; its state is `folder/vocoder.pt`."""
     hift = vocoder()
     audio = corpus.audio
-    first, last = corpus.start(corpus.held_out), len(audio) // HOP - SEGMENT_FRAMES
+    first, last = corpus.start(corpus.held_out), len(audio) // SAMPLES_PER_FRAME - SEGMENT_FRAMES
 
     def batch(generator: torch.Generator, lowest: int, highest: int) -> tuple[Tensor, Tensor, Tensor]:
         starts = torch.randint(lowest, highest, (BATCH,), generator=generator).tolist()
         mel = torch.stack([torch.from_numpy(corpus.mel_at(start, SEGMENT_FRAMES)) for start in starts])
         f0 = torch.stack([torch.from_numpy(corpus.f0_at(start, SEGMENT_FRAMES)) for start in starts])
-        wave = [torch.from_numpy(audio[start * HOP : (start + SEGMENT_FRAMES) * HOP].copy()) for start in starts]
+        wave = [
+            torch.from_numpy(audio[start * SAMPLES_PER_FRAME : (start + SEGMENT_FRAMES) * SAMPLES_PER_FRAME].copy())
+            for start in starts
+        ]
         return mel.transpose(1, 2).contiguous(), f0, torch.stack(wave).float() / 32768
 
     def distances(mel: Tensor, f0: Tensor, wave: Tensor, seed: int) -> dict[str, Tensor]:
         pitch = hift.f0(mel)
         made = speak(hift, mel, f0, seed)
-        edge = HOP  # the window's ends lack context
+        edge = SAMPLES_PER_FRAME  # the window's ends lack context
         spectral = spectral_distance(made[:, edge:-edge], wave[:, edge:-edge])
         return {"spectral": spectral, "f0": F.l1_loss(pitch, f0) / 100}
 

@@ -1,6 +1,7 @@
 """T3: embeddings, conditioning, transformer and speech head, with the KV cache passed in."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -194,7 +195,7 @@ class _LlamaNames(_Names):
         "speech_pos_emb.weight": "speech_pos_emb.emb.weight",
         "norm.weight": "tfmr.norm.weight",
     }
-    _JOINED: ClassVar = {
+    JOINED: ClassVar = {
         "qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
         "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
         "out.weight": ("self_attn.o_proj.weight",),
@@ -204,10 +205,24 @@ class _LlamaNames(_Names):
     }
 
     def of_layer(self, index: int, own: str, shape: tuple[int, ...]) -> Tensor:
-        names = self._JOINED[own]
+        names = self.JOINED[own]
         part = (shape[0] // len(names), *shape[1:])
         tensors = [self._weights.take(f"tfmr.layers.{index}.{theirs}", part) for theirs in names]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def reference_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a Llama's `T3Model` under the reference's names, what is joined there apart again."""
+    named = {}
+    for name, tensor in state.items():
+        if not name.startswith("layers."):
+            named[_LlamaNames.RENAMED.get(name, name)] = tensor
+            continue
+        _, index, own = name.split(".", 2)
+        theirs = _LlamaNames.JOINED[own]
+        for part, piece in zip(theirs, tensor.chunk(len(theirs)), strict=True):
+            named[f"tfmr.layers.{index}.{part}"] = piece
+    return named
 
 
 class _GPT2Names(_Names):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from chatterbox_engine.types import SAMPLES_PER_FRAME
 from training import dimensions, speech_tokenizer, symbols, texts
-from training.corpus import HOP, MEL_BINS, Corpus
+from training.corpus import MEL_BINS, Corpus
 from training.teacher import Teacher
 
 
@@ -34,7 +35,7 @@ def test_the_teacher_says_when_each_phoneme_is_heard_and_swings_its_pitch() -> N
 def test_the_corpus_keeps_mel_pitch_and_phonemes_in_step(corpus: Corpus) -> None:
     assert len(corpus) > 20
     assert corpus.with_audio == len(corpus)
-    assert len(corpus.audio) == HOP * corpus.start(len(corpus))
+    assert len(corpus.audio) == SAMPLES_PER_FRAME * corpus.start(len(corpus))
     for index in range(len(corpus)):
         utterance = corpus[index]
         assert utterance.mel.shape == (len(utterance.symbols), MEL_BINS)
