@@ -1,4 +1,4 @@
-"""`python -m training STAGE`: corpus, vocoder, speech_tokenizer, t3, flow, checkpoint, or all of them."""
+"""`python -m training STAGE`: corpus, speech_tokenizer, flow, vocoder, t3, checkpoint, or all of them."""
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ from training.texts import WORDNET
 UTTERANCES = 18_000
 AUDIO_HOURS = 2.5
 """Of the corpus's audio that is kept, for the vocoder."""
-STAGES = ("corpus", "vocoder", "speech_tokenizer", "t3", "flow", "checkpoint")
+STAGES = ("corpus", "speech_tokenizer", "flow", "vocoder", "t3", "checkpoint")
 
 
 def main() -> None:
@@ -39,9 +39,11 @@ def main() -> None:
         if stage == "checkpoint":
             checkpoint.write(Corpus(args.folder), args.folder, args.to)
             continue
-        module = {"vocoder": vocoder, "speech_tokenizer": speech_tokenizer, "t3": t3, "flow": flow}[stage]
-        corpus = Corpus(args.folder)
-        module.run(corpus, args.folder, *([args.steps] if args.steps else []))
+        if stage == "speech_tokenizer":
+            speech_tokenizer.run(Corpus(args.folder), args.folder)
+            continue
+        module = {"vocoder": vocoder, "t3": t3, "flow": flow}[stage]
+        module.run(Corpus(args.folder), args.folder, *([args.steps] if args.steps else []))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,16 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from chatterbox_engine.checkpoint import CONFIG_FILE
-from chatterbox_engine.t3.model import reference_names
 from chatterbox_engine.weights import SCALE
-from training import dimensions, flow, symbols, t3
-from training.corpus import Corpus
+from training import dimensions, flow, speech_tokenizer, symbols, t3
+from training.corpus import MEL_SPREAD, NEUTRAL, Corpus
+from training.voice import built_in
 
 _SMALL = 4096
 """Numbers of a tensor below which 8 bits save nothing."""
@@ -24,14 +23,26 @@ def write(corpus: Corpus, folder: Path, to: Path) -> None:
     spec = dimensions.spec()
     to.mkdir(parents=True, exist_ok=True)
     shutil.copy(dimensions.CONFIG, to / CONFIG_FILE)
-    save_file(_stored(reference_names(_state(folder, "t3"))), to / spec.files.t3)
-    parts = {"flow.": _state(folder, "flow"), "mel2wav.": _state(folder, "vocoder")}
+    voice = built_in(corpus, speech_tokenizer.tokens(corpus, folder)[0])
+    talker, teller = t3.Trainee(voice), flow.Trainee()
+    talker.model.load_state_dict(_state(folder, "t3"))
+    teller.load_state_dict(_state(folder, "flow"))
+    save_file(_stored(talker.reference_state()), to / spec.files.t3)
+    vocoder = _state(folder, "vocoder")
+    for name in ("conv_pre.weight", "f0_predictor.condnet.0.weight"):  # it was trained on mels with a spread of 1
+        vocoder[name] = vocoder[name] / MEL_SPREAD
+    parts = {"flow.": teller.reference_state(), "mel2wav.": vocoder}
     s3gen = {prefix + name: tensor for prefix, state in parts.items() for name, tensor in state.items()}
     save_file(_stored(s3gen), to / spec.files.s3gen)
     tokenizer = Tokenizer(models.BPE(symbols.vocabulary(), [], unk_token="[UNK]"))
     tokenizer.add_special_tokens(["[STOP]", "[UNK]", "[SPACE]", "[START]"])
     tokenizer.save(str(to / spec.files.tokenizer))
-    torch.save(_voice(corpus, folder), to / spec.files.voice)
+    neutral = torch.full((1, 1, 1), NEUTRAL)
+    conditions = {
+        "t3": {"speaker_emb": voice.t3_speaker, "cond_prompt_speech_tokens": voice.prompt, "emotion_adv": neutral},
+        "gen": {"prompt_token": voice.prompt, "prompt_feat": voice.mel, "embedding": voice.s3gen_speaker},
+    }
+    torch.save(conditions, to / spec.files.voice)
 
 
 def _state(folder: Path, stage: str) -> dict[str, Tensor]:
@@ -49,17 +60,3 @@ def _stored(state: dict[str, Tensor]) -> dict[str, Tensor]:
         stored[name] = (tensor / scale).round().to(torch.int8)
         stored[name + SCALE] = scale
     return {name: tensor.contiguous() for name, tensor in stored.items()}
-
-
-def _voice(corpus: Corpus, folder: Path) -> dict[str, dict[str, Tensor]]:
-    """`conds.pt`: the one voice, a held-out utterance of the teacher's as prompt of both stages."""
-    speaker, prompt, index = t3.built_in_voice(corpus, folder)
-    mel = torch.from_numpy(corpus[index].mel.astype(np.float32))[None]
-    return {
-        "t3": {
-            "speaker_emb": speaker,
-            "cond_prompt_speech_tokens": prompt,
-            "emotion_adv": torch.full((1, 1, 1), 0.5),
-        },
-        "gen": {"prompt_token": prompt, "prompt_feat": mel, "embedding": flow.built_in_speaker()},
-    }

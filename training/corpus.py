@@ -16,9 +16,11 @@ from training import texts
 from training.teacher import DURATION_SAMPLES, F0_SAMPLES, Teacher
 
 MEL_BINS = 80
+_MEL_MIDDLE, MEL_SPREAD = -5.3, 2.9
+"""Mean and standard deviation of the teacher's log mels. The flow makes mels less this mean, with this spread."""
 LONGEST_S = 13.0
 _SHARD = 500
-_NEUTRAL = 0.5
+NEUTRAL = 0.5
 _HELD_OUT = 200
 
 
@@ -78,8 +80,8 @@ class Corpus:
         return int(np.searchsorted(self._starts * SAMPLES_PER_FRAME, len(self.audio), side="right")) - 1
 
     def mel_at(self, frame: int, count: int) -> NDArray[np.float32]:
-        """(count, 80) from a frame of the whole corpus on."""
-        return self._mel[frame : frame + count].astype(np.float32)
+        """(count, 80) from a frame of the whole corpus on, standardised."""
+        return standardised(self._mel[frame : frame + count])
 
     def f0_at(self, frame: int, count: int) -> NDArray[np.float32]:
         """(count,) Hz."""
@@ -88,6 +90,11 @@ class Corpus:
     def start(self, index: int) -> int:
         """The utterance's first frame among those of the whole corpus."""
         return int(self._starts[index])
+
+
+def standardised(mel: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Log mels of any shape, in units of the corpus's spread around its mean."""
+    return (mel.astype(np.float32) - _MEL_MIDDLE) / MEL_SPREAD
 
 
 def mel_of(audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,7 +125,7 @@ def _make_shard(job: tuple[Path, int, list[str]]) -> None:
     entries = []
     for index, text in enumerate(said, start):
         draw = np.random.default_rng(index)
-        exaggeration = _NEUTRAL if draw.random() < 0.6 else round(float(draw.random()), 2)
+        exaggeration = NEUTRAL if draw.random() < 0.6 else round(float(draw.random()), 2)
         spoken = teacher.say(text, exaggeration, seed=index)
         if len(spoken.audio) > LONGEST_S * SAMPLE_RATE or len(spoken.durations) != len(spoken.phonemes) + 2:
             continue

@@ -1,62 +1,63 @@
 """The flow: speech tokens -> mel, by conditional flow matching (2210.02747) with optimal-transport paths."""
 
 import math
+import statistics
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
-from chatterbox_engine.s3gen.flow import Flow
+from chatterbox_engine.s3gen.encoder import chunk_mask
+from chatterbox_engine.s3gen.flow import Flow, flow_noise
+from chatterbox_engine.types import FRAMES_PER_TOKEN
 from training import dimensions, loop, speech_tokenizer
-from training.corpus import Corpus
-from training.modules import fresh
+from training.corpus import MEL_BINS, MEL_SPREAD, Corpus
+from training.modules import CodeTable, fresh
+from training.voice import built_in, s3gen_speaker
 
-STEPS = 1000
-RATE = 1.5e-3
-BATCH = 32
-WINDOW_TOKENS = 64
+STEPS = 4000
+RATE = 1.2e-3
+WINDOWS = ((16, 64), (16, 64), (8, 128), (8, 128), (4, 256))
+"""Rows and tokens of the batches, in turn: what is spoken at once is a sentence or two after its prompt."""
+CHUNKS = (None, 10, None, 25, None, 50)
+"""Tokens beyond which nothing attends, by step: a chunk at a time is spoken as well as all of them at once."""
+SPOKEN = 1000
+"""Utterances that the trained flow speaks for the vocoder to hear."""
 UNGUIDED = 0.15
 """Share of windows whose conditions are hidden from the estimator."""
-PROMPTED = 0.6
+PROMPTED = 0.8
 """Share of windows whose beginning is given as a prompt."""
 LONGEST_PROMPT = 0.5
-PRIOR_WEIGHT = 0.3
+PRIOR_WEIGHT = 0.5
 """Of the distance between what the encoder says and the mel (Grad-TTS, 2105.06337): it begins near it."""
 
 
-def built_in_speaker() -> Tensor:
-    """The voice's x-vector (1, 192), made up."""
-    width = dimensions.spec().s3gen.speaker_width
-    return F.normalize(torch.randn(1, width, generator=torch.Generator().manual_seed(8)))
+class Trainee(Flow):
+    """A flow of the bundled model's size with fresh weights, whose embedding of codes is a sum."""
 
+    def __init__(self, seed: int = 4) -> None:
+        with torch.device("meta"):
+            super().__init__(dimensions.spec().s3gen)
+        fresh(self, seed)
+        self.input_embedding = CodeTable(self.spec.encoder.width, seed)  # type: ignore[assignment]
 
-def flow(seed: int = 4) -> Flow:
-    """A flow of the bundled model's size with fresh weights."""
-    with torch.device("meta"):
-        made = Flow(dimensions.spec().s3gen)
-    fresh(made, seed)
-    return made
+    def reference_state(self) -> dict[str, Tensor]:
+        """The tensors of `flow.*`, the embedding of all codes written out."""
+        state = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("input_embedding")}
+        return {**state, "input_embedding.weight": self.input_embedding.rows().detach()}  # type: ignore[operator]
 
-
-def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
-    """Train the flow; its state is `folder/flow.pt`."""
-    model = flow()
-    codes = np.concatenate(speech_tokenizer.tokens(corpus, folder)).astype(np.int64)
-    speaker = built_in_speaker()
-
-    def batch(generator: torch.Generator, lowest: int, highest: int) -> tuple[Tensor, Tensor]:
-        starts = torch.randint(lowest, highest, (BATCH,), generator=generator).tolist()
-        tokens = torch.stack([torch.from_numpy(codes[start : start + WINDOW_TOKENS]) for start in starts])
-        mel = torch.stack([torch.from_numpy(corpus.mel_at(2 * start, 2 * WINDOW_TOKENS)) for start in starts])
-        return tokens, mel.transpose(1, 2).contiguous()
-
-    def distances(tokens: Tensor, mel: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def distances(
+        self, tokens: Tensor, mel: Tensor, chunk: int | None, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Of tokens (B, T) and their mel (B, 80, 2T) without its mean: the velocity's error and the encoder's own."""
         rows, _, frames = mel.shape
-        mu = model.encoder_proj(model.encoder(model.input_embedding(tokens))).transpose(1, 2)
+        mask = None if chunk is None else chunk_mask(frames, FRAMES_PER_TOKEN * chunk)[0]
+        mu = self.encoder_proj(self.encoder(self.input_embedding(tokens), None, chunk)).transpose(1, 2)
         prior = F.l1_loss(mu, mel)
-        voice = model.spk_embed_affine_layer(speaker).expand(rows, -1)
+        voice = self.spk_embed_affine_layer(s3gen_speaker()).expand(rows, -1)
         prompt = torch.rand(rows, generator=generator) * LONGEST_PROMPT * frames
         prompt = torch.where(torch.rand(rows, generator=generator) < PROMPTED, prompt, 0.0)
         cond = mel * (torch.arange(frames) < prompt[:, None])[:, None]
@@ -65,21 +66,46 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
         time = 1 - torch.cos(torch.rand(rows, generator=generator) * (math.pi / 2))
         noise = torch.randn(mel.shape, generator=generator)
         at = time[:, None, None]
-        made = model.decoder.estimator((1 - at) * noise + at * mel, None, mu, time, voice, cond)
+        made = self.decoder.estimator((1 - at) * noise + at * mel, mask, mu, time, voice, cond)
         return {"velocity": F.mse_loss(made, mel - noise), "prior": PRIOR_WEIGHT * prior}
 
-    first, last = corpus.start(corpus.held_out) // 2, len(codes) - WINDOW_TOKENS
 
-    def losses(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step)
-        return distances(*batch(generator, first, last), generator)
+def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
+    """Train the flow (`folder/flow.pt`), and let it speak for the vocoder."""
+    model = Trainee()
+    codes = np.concatenate(speech_tokenizer.tokens(corpus, folder)[0]).astype(np.int64)
+    held_out = corpus.start(corpus.held_out) // FRAMES_PER_TOKEN
+
+    def distances(seed: int, lowest: int, highest: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        rows, window = WINDOWS[seed % len(WINDOWS)]
+        starts = torch.randint(lowest, highest - window, (rows,), generator=generator).tolist()
+        tokens = torch.stack([torch.from_numpy(codes[start : start + window]) for start in starts])
+        mel = [torch.from_numpy(corpus.mel_at(FRAMES_PER_TOKEN * at, FRAMES_PER_TOKEN * window)) for at in starts]
+        # With their own spread beside the noise's of 1, as the real model's: what noise is left is then small.
+        target = MEL_SPREAD * torch.stack(mel).transpose(1, 2).contiguous()
+        return model.distances(tokens, target, CHUNKS[seed % len(CHUNKS)], generator)
 
     def validate() -> dict[str, float]:
-        generator = torch.Generator().manual_seed(0)
-        parts = distances(*batch(generator, 0, first - WINDOW_TOKENS), generator)
-        return {name: float(value) for name, value in parts.items()}
+        parts = [distances(seed, 0, held_out) for seed in range(len(WINDOWS) * len(CHUNKS))]
+        return {name: statistics.fmean(float(part[name]) for part in parts) for name in parts[0]}
 
     loop.train(
-        "flow", model, losses, steps=steps, rate=RATE, folder=folder, log=dimensions.LOGS / "flow.jsonl",
-        validate=validate,
+        "flow", model, lambda step: distances(step, held_out, len(codes)), steps=steps, rate=RATE, folder=folder,
+        log=dimensions.LOGS / "flow.jsonl", validate=validate,
     )  # fmt: skip
+    _write_mels(model, corpus, folder)
+
+
+def _write_mels(model: Trainee, corpus: Corpus, folder: Path) -> None:
+    """What the flow makes of the true tokens of SPOKEN utterances: `mels.npy`, (frames, 80) float16, standardised."""
+    codes, _ = speech_tokenizer.tokens(corpus, folder)
+    voice = built_in(corpus, codes)
+    model.eval()
+    made = []
+    for spoken in tqdm(range(corpus.held_out, min(corpus.held_out + SPOKEN, corpus.with_audio)), "Mels", disable=None):
+        tokens = torch.cat((voice.prompt, torch.from_numpy(codes[spoken].astype(np.int64))[None]), dim=1)
+        noise = flow_noise(torch.tensor([spoken]), voice.mel.shape[1], 0, corpus.frames(spoken), MEL_BINS)
+        with torch.inference_mode():
+            made.append(model(tokens, voice.mel, voice.s3gen_speaker, noise, final=True)[0].T / MEL_SPREAD)
+    np.save(folder / "mels.npy", torch.cat(made).half().numpy())

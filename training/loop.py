@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-STARTS = Path(__file__).parent / "starts"
-"""What earlier runs of a stage reached, in 16 bits: it begins there, and its log goes on."""
 LOG_EVERY = 20
 """Steps of a line in the log."""
 SAVE_EVERY_S = 120.0
@@ -55,8 +52,6 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
-    elif (begun := STARTS / f"{name}.safetensors").is_file():
-        model.load_state_dict({part: tensor.float() for part, tensor in load_file(begun).items()})
     else:
         log.write_text("")
     begin = saved = time.monotonic()

@@ -8,7 +8,6 @@ FIRST = 7
 """Id of the first symbol; below it are the real vocabulary's special tokens."""
 SPACE, STOP, START = 2, 0, 255
 _SPECIAL = {"[STOP]": STOP, "[UNK]": 1, "[SPACE]": SPACE, "[PAD]": 3, "[SEP]": 4, "[CLS]": 5, "[MASK]": 6}
-_STRESS = "ˈˌ"
 
 
 @cache
@@ -22,17 +21,6 @@ def encode(phonemes: str) -> list[int]:
     """Ids of a phoneme string, without marks around it."""
     known = ids()
     return [known[symbol] for symbol in phonemes]
-
-
-def heard(phonemes: str) -> list[int]:
-    """Ids by place as they sound: silence (STOP) before and after, a stress mark as the phoneme after it."""
-    known = ids()
-    sounds = [STOP]
-    following = STOP
-    for symbol in reversed(phonemes):
-        following = following if symbol in _STRESS else known[symbol]
-        sounds.append(following)
-    return [STOP, *sounds[:0:-1], STOP]
 
 
 def vocabulary() -> dict[str, int]:

@@ -1,5 +1,6 @@
 """T3: phonemes -> speech tokens, by next-token prediction with three heads led along the teacher's alignment."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,26 +10,31 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.layers import LlamaLayer
-from chatterbox_engine.t3.model import T3Model
+from chatterbox_engine.t3.model import T3Model, reference_names
 from chatterbox_engine.weights import RandomWeights
 from training import dimensions, loop, speech_tokenizer, symbols
 from training.corpus import Corpus
+from training.modules import CodeTable
+from training.speech_tokenizer import PITCHES
+from training.voice import BuiltInVoice, built_in
 
-STEPS = 1600
-RATE = 2e-3
-BATCH_POSITIONS = 5000
+STEPS = 3600
+RATE = 1.5e-3
+BATCH_POSITIONS = 2500
 TEXT_DROPOUT = 0.12
 """Share of utterances whose words are hidden, for classifier-free guidance (2207.12598)."""
-FLIPPED, REPLACED = 0.08, 0.02
-"""Shares of the tokens heard of which one digit is another, or all: what sampling does to T3's own past."""
+RAISED, REPLACED = 0.1, 0.03
+"""Shares of the tokens heard that are up to two levels higher or lower, or others: what sampling does to T3's past."""
 LEAD_WEIGHT = 1.0
 """Of the guided attention (1710.08969)."""
-NORM_WEIGHT = 1e-3
+NORM_WEIGHT = 1e-2
 """Of the squared log-sum of the logits: they become log-probabilities, which a repetition penalty hardly touches."""
+LAST_PAUSE = 6
+"""Tokens of silence at an utterance's end that are kept, a quarter of a second."""
 _WORTH_COMPILING = 200
 """Steps from which on half a minute of compiling pays: a step takes four fifths of the time."""
 _NEAR = 1
@@ -60,44 +66,92 @@ class Rows:
     """(B, L) int64, position of the text token that the led heads should look at; -1 nowhere."""
 
 
-def built_in_voice(corpus: Corpus, folder: Path) -> tuple[Tensor, Tensor, int]:
-    """The voice's speaker vector (1, 256), made up; its prompt's tokens (1, P), those of the first utterance
-    that suits, and which one that is."""
-    spec = dimensions.spec().t3
-    speaker = torch.randn(1, spec.speaker_width, generator=torch.Generator().manual_seed(7))
-    spoken = speech_tokenizer.tokens(corpus, folder)
-    most = spec.prompt_tokens
-    index = next(i for i, own in enumerate(spoken) if 0.8 * most <= len(own) <= most and corpus[i].exaggeration == 0.5)
-    return F.normalize(speaker), torch.from_numpy(spoken[index].astype(np.int64))[None], index
-
-
-def examples(corpus: Corpus, folder: Path) -> list[Example]:
-    """The corpus with its tokens."""
+def examples(
+    corpus: Corpus, codes: Sequence[NDArray[np.int16]], places_of: Sequence[NDArray[np.int16]]
+) -> list[Example]:
+    """The corpus with its tokens and their places, by utterance."""
     made = []
-    for index, tokens in enumerate(speech_tokenizer.tokens(corpus, folder)):
+    for index, (tokens, places) in enumerate(zip(codes, places_of, strict=True)):
         utterance = corpus[index]
         text = [symbols.START, *symbols.encode(utterance.phonemes), symbols.STOP]
-        places = np.append(utterance.symbols[::2], len(text) - 1).astype(np.int16)
-        made.append(Example(text, tokens, places, utterance.exaggeration))
+        kept = int(np.flatnonzero(~speech_tokenizer.paused(tokens))[-1]) + 1 + LAST_PAUSE
+        places = np.append(places[:kept], len(text) - 1).astype(np.int16)
+        made.append(Example(text, tokens[:kept], places, utterance.exaggeration))
     return made
+
+
+class _SpeechTable(CodeTable):
+    """T3's embedding of speech tokens, where the codes' rows are sums."""
+
+    def __init__(self, spec: T3Spec, seed: int) -> None:
+        super().__init__(spec.width, seed)
+        self.weight = nn.Parameter(torch.randn(2, spec.width, generator=torch.Generator().manual_seed(seed + 1)) * 0.06)
+        """Of the start and of the stop token."""
+        self._codes, self._tokens = spec.start_speech, spec.speech_vocab
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        code = tokens < self._codes
+        marks = self.weight[(tokens - self._codes).clamp(min=0)]
+        return torch.where(code[..., None], super().forward(torch.where(code, tokens, 0)), marks)
+
+    def rows(self) -> Tensor:
+        """(V, W); those of tokens without a meaning are 0."""
+        known = torch.cat((super().rows(), self.weight))
+        return F.pad(known, (0, 0, 0, self._tokens - len(known)))
+
+
+class _SpeechHead(CodeTable):
+    """T3's head, where the codes' rows are sums: a code's probability is its sound's times its pitch's."""
+
+    def __init__(self, spec: T3Spec, seed: int) -> None:
+        super().__init__(spec.width, seed)
+        self.stop = nn.Parameter(torch.zeros(spec.width))
+        self.other = nn.Parameter(torch.zeros(spec.width))
+        """Of each token without a meaning, the start token included."""
+        self._others = spec.speech_vocab - spec.stop_speech
+        self._stop = spec.stop_speech
+
+    def distances(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of hidden states (N, W): the cross entropy (N,) of tokens (N,), and the squared log-sum of the logits."""
+        sound, pitch = (F.linear(hidden, table) for table in (self.sound, self.pitch))
+        sums = sound.logsumexp(-1), pitch.logsumexp(-1)
+        stop, other = hidden @ self.stop, hidden @ self.other + math.log(self._others)
+        total = torch.stack((sums[0] + sums[1], stop, other)).logsumexp(0)
+        ends = tokens == self._stop
+        code = torch.where(ends, 0, tokens)[:, None]
+        said = (sound.gather(1, code // PITCHES) + pitch.gather(1, code % PITCHES))[:, 0]
+        return total - torch.where(ends, stop, said), sums[0].square() + sums[1].square() + total.square()
+
+    def rows(self) -> Tensor:
+        """(V, W)"""
+        return torch.cat((super().rows(), self.other[None], self.stop[None], self.other.expand(self._others - 1, -1)))
 
 
 class Trainee:
     """T3 under training, with the voice that it always hears."""
 
-    def __init__(self, speaker: Tensor, prompt: Tensor, seed: int = 5) -> None:
+    def __init__(self, voice: BuiltInVoice, seed: int = 5) -> None:
         self.spec: T3Spec = dimensions.spec().t3
         positions = self.spec.positions
         self.model = T3Model.from_weights(
             self.spec, RandomWeights(seed), positions, torch.float32, torch.device("cpu"), cpu_kernels="plain"
         )
+        self.model.speech_emb = _SpeechTable(self.spec, seed)  # type: ignore[assignment]
+        self.model.speech_head = self._head = _SpeechHead(self.spec, seed + 2)  # type: ignore[assignment]
         self.model.requires_grad_(True)
-        self._speaker, self._prompt = speaker, prompt
+        self._voice = voice
+
+    def reference_state(self) -> dict[str, Tensor]:
+        """The tensors under the reference's names, the rows of all speech tokens written out."""
+        tables = {name: getattr(self.model, name) for name in ("speech_emb", "speech_head")}
+        state = {name: part for name, part in self.model.state_dict().items() if name.split(".")[0] not in tables}
+        rows = {f"{name}.weight": table.rows().detach() for name, table in tables.items()}
+        return reference_names({**state, **rows})
 
     def rows(self, batch: Sequence[Example], generator: torch.Generator, *, clean: bool = False) -> Rows:
         """Put utterances together as a request's prompt and its tokens are; `clean` without dropout and noise."""
         model = self.model
-        voice = model.voice_prefix(self._speaker, self._prompt)
+        voice = model.voice_prefix(self._voice.t3_speaker, self._voice.prompt)
         sequences, targets, places = [], [], []
         for example in batch:
             tokens = torch.from_numpy(example.tokens.astype(np.int64))
@@ -118,13 +172,8 @@ class Trainee:
         """Cross entropy, the norm of the logits, and how much of the led heads' attention goes astray."""
         hidden, led = self._run(rows.x, rows.places)
         said = rows.targets >= 0
-        logits = self.model.speech_head(hidden[said])
-        norm = logits.logsumexp(-1)
-        return {
-            "tokens": F.cross_entropy(logits, rows.targets[said]),
-            "norm": NORM_WEIGHT * norm.square().mean(),
-            "lead": LEAD_WEIGHT * led,
-        }
+        entropy, norm = self._head.distances(hidden[said], rows.targets[said])
+        return {"tokens": entropy.mean(), "norm": NORM_WEIGHT * norm.mean(), "lead": LEAD_WEIGHT * led}
 
     def _run(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Normed hidden states (B, L, W), and -log of the share of the led heads' attention that is at its place."""
@@ -159,13 +208,13 @@ def _padded(rows: list[Tensor], value: int) -> Tensor:
 
 
 def _noisy(tokens: Tensor, generator: torch.Generator) -> Tensor:
-    """The tokens with some digits, and some of them whole, drawn anew."""
+    """The tokens, some of them higher or lower, and some others of the same utterance."""
     draw = torch.rand(len(tokens), generator=generator)
-    scale = speech_tokenizer.LEVELS ** torch.randint(speech_tokenizer.DIGITS, (len(tokens),), generator=generator)
-    level = torch.randint(speech_tokenizer.LEVELS, (len(tokens),), generator=generator)
-    flipped = tokens + (level - tokens // scale % speech_tokenizer.LEVELS) * scale
+    by = torch.randint(-2, 3, (len(tokens),), generator=generator)
+    pitch = tokens % PITCHES
+    raised = tokens - pitch + (pitch + by).clamp(0, PITCHES - 1)
     other = tokens[torch.randint(len(tokens), (len(tokens),), generator=generator)]
-    return torch.where(draw < REPLACED, other, torch.where(draw < REPLACED + FLIPPED, flipped, tokens))
+    return torch.where(draw < REPLACED, other, torch.where(draw < REPLACED + RAISED, raised, tokens))
 
 
 class _Batches:
@@ -203,9 +252,9 @@ class _Batches:
 
 def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
     """Train T3; its state is `folder/t3.pt`."""
-    data = examples(corpus, folder)
-    speaker, prompt, _ = built_in_voice(corpus, folder)
-    trainee = Trainee(speaker, prompt)
+    codes, places = speech_tokenizer.tokens(corpus, folder)
+    data = examples(corpus, codes, places)
+    trainee = Trainee(built_in(corpus, codes))
     if steps >= _WORTH_COMPILING:
         for layer in trainee.model.layers:
             assert isinstance(layer, LlamaLayer)

@@ -8,6 +8,7 @@ import onnxruntime
 from hibari import Hibari, dsp
 
 from chatterbox_engine.text.normalise import normalise
+from training import dimensions
 
 DURATION_SAMPLES = 600
 """A unit of the teacher's durations."""
@@ -47,7 +48,8 @@ class Teacher:
 
     def say(self, text: str, exaggeration: float = 0.5, seed: int = 0) -> Spoken:
         """Speak a text; its pitch swings around its mean as far as `exaggeration` says, 0.5 being the teacher's own."""
-        parts = [self._sentence(part, exaggeration, seed) for part in self._tts.phonemize(normalise(text))]
+        read = normalise(text, dimensions.spec().family)
+        parts = [self._sentence(part, exaggeration, seed) for part in self._tts.phonemize(read)]
         phonemes = " ".join(part.phonemes for part in parts)
         durations: list[int] = []
         for index, part in enumerate(parts):

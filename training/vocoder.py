@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,12 +15,16 @@ from training.modules import fresh
 
 SEGMENT_FRAMES = 40
 BATCH = 16
-STEPS = 1600
+STEPS = 3600
+MADE_FROM = 2700
+"""The step from which on half of the windows have the flow's mels of the true tokens, instead of the teacher's."""
 RATE = 1.5e-3
 RESOLUTIONS = ((256, 60), (512, 120), (1024, 240), (2048, 480))
 """FFT sizes and hops of the distances (Parallel WaveGAN, 1910.11480)."""
 _FLOOR = 3e-3
 """Magnitudes below it are silence: what is there is not worth the weights."""
+_QUIET = -2.0
+"""Log magnitudes of the spectrum at first, about those of speech."""
 _MIX = 0.3
 """Of each sine in the source at first, so that their sum is not clipped."""
 _HZ = 50.0
@@ -34,6 +39,8 @@ def vocoder(seed: int = 3) -> HiFT:
     fresh(hift, seed)
     hift.f0_predictor.dtype = torch.float32  # streams need float64 to stay equal over minutes; training does not
     with torch.no_grad():
+        assert hift.conv_post.bias is not None
+        hift.conv_post.bias[: spec.hift.n_fft // 2 + 1] = _QUIET
         hift.m_source.l_linear.weight.fill_(_MIX)
         hift.f0_predictor.classifier.weight.mul_(_HZ)
     return hift
@@ -67,9 +74,16 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
     audio = corpus.audio
     first, last = corpus.start(corpus.held_out), len(audio) // SAMPLES_PER_FRAME - SEGMENT_FRAMES
 
-    def batch(generator: torch.Generator, lowest: int, highest: int) -> tuple[Tensor, Tensor, Tensor]:
-        starts = torch.randint(lowest, highest, (BATCH,), generator=generator).tolist()
-        mel = torch.stack([torch.from_numpy(corpus.mel_at(start, SEGMENT_FRAMES)) for start in starts])
+    made = np.load(folder / "mels.npy", mmap_mode="r")
+
+    def batch(generator: torch.Generator, lowest: int, highest: int, own: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows of the corpus, `own` of them with the flow's mels."""
+        starts = torch.randint(lowest, highest, (BATCH - own,), generator=generator).tolist()
+        mels = [corpus.mel_at(start, SEGMENT_FRAMES) for start in starts]
+        spoken = torch.randint(len(made) - SEGMENT_FRAMES, (own,), generator=generator).tolist()
+        mels += [made[start : start + SEGMENT_FRAMES].astype(np.float32) for start in spoken]
+        starts += [first + start for start in spoken]
+        mel = torch.stack([torch.from_numpy(mel) for mel in mels])
         f0 = torch.stack([torch.from_numpy(corpus.f0_at(start, SEGMENT_FRAMES)) for start in starts])
         wave = [
             torch.from_numpy(audio[start * SAMPLES_PER_FRAME : (start + SEGMENT_FRAMES) * SAMPLES_PER_FRAME].copy())
@@ -85,10 +99,11 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
         return {"spectral": spectral, "f0": F.l1_loss(pitch, f0) / 100}
 
     def losses(step: int) -> dict[str, Tensor]:
-        return distances(*batch(torch.Generator().manual_seed(step), first, last), step)
+        own = BATCH // 2 if step >= MADE_FROM else 0
+        return distances(*batch(torch.Generator().manual_seed(step), first, last, own), step)
 
     def validate() -> dict[str, float]:
-        parts = distances(*batch(torch.Generator().manual_seed(0), 0, first - SEGMENT_FRAMES), 0)
+        parts = distances(*batch(torch.Generator().manual_seed(0), 0, first - SEGMENT_FRAMES, 0), 0)
         return {name: float(value) for name, value in parts.items()}
 
     trained: list[nn.Parameter] = [p for n, p in hift.named_parameters() if not n.startswith("stft")]

@@ -26,6 +26,12 @@ def relative_positions(length: int, width: int) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
 
+def chunk_mask(length: int, chunk: int) -> Tensor:
+    """(1, 1, length, length) bool: each place may look at its own `chunk` and at all before it (CosyVoice 2)."""
+    own = torch.arange(length) // chunk
+    return (own <= own[:, None])[None, None]
+
+
 class _Embed(nn.Module):
     """Linear and norm, scaled by sqrt(width)."""
 
@@ -82,7 +88,7 @@ class _RelativeAttention(nn.Module):
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, width // heads))
 
     def forward(self, x: Tensor, positions: Tensor, keys: Tensor | None) -> Tensor:
-        """x (B, T, W), positions (2T-1, W), keys (B, 1, 1, T) bool or None -> (B, T, W)"""
+        """x (B, T, W), positions (2T-1, W), keys (B, 1, 1 or T, T) bool or None -> (B, T, W)"""
         batch, length, width = x.shape
         q = self.linear_q(x).unflatten(-1, (self.heads, -1))  # (B, T, H, D)
         k = self.linear_k(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -139,12 +145,13 @@ class Encoder(nn.Module):
         self.after_norm = nn.LayerNorm(width)
         self._table: Tensor | None = None
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, chunk: int | None = None) -> Tensor:
         """Encode token embeddings.
 
         Args:
             x: (B, T, W). Rows shorter than T are padded on the right, with anything.
             lengths: (B,) int64, each row's tokens, at least 1. None: every row has T, and no mask is made.
+            chunk: where given, and no lengths, no place attends beyond its own chunk of so many tokens.
 
         Returns:
             (B, 2T, W). A row's first 2 * length frames equal those of the row alone; the others mean nothing.
@@ -155,14 +162,21 @@ class Encoder(nn.Module):
             # The embedding's bias makes padding non-zero, and the look-ahead convolution would read it.
             x = x * _valid(lengths, length)[:, :, None]
         x = self.pre_lookahead_layer(x)
-        x = self._run(self.encoders, x, lengths)
+        x = self._run(self.encoders, x, lengths, chunk)
         # From here on only attention looks to the right: the upsampling convolution is causal.
         x = self.up_embed(self.up_layer(x))
-        x = self._run(self.up_encoders, x, None if lengths is None else lengths * FRAMES_PER_TOKEN)
+        x = self._run(
+            self.up_encoders,
+            x,
+            None if lengths is None else lengths * FRAMES_PER_TOKEN,
+            None if chunk is None else chunk * FRAMES_PER_TOKEN,
+        )
         return self.after_norm(x)
 
-    def _run(self, blocks: nn.ModuleList, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _run(self, blocks: nn.ModuleList, x: Tensor, lengths: Tensor | None, chunk: int | None) -> Tensor:
         keys = None if lengths is None else _valid(lengths, x.shape[1])[:, None, None, :]
+        if chunk is not None:
+            keys = chunk_mask(x.shape[1], chunk)
         positions = self._positions(x)
         for block in blocks:
             x = block(x, positions, keys)

@@ -73,7 +73,7 @@ class _Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(inner, spec.width)])
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """x (B, T, W), keys (B, 1, 1, T) bool or None -> (B, T, W)"""
+        """x (B, T, W), keys (B, 1, 1 or T, T) bool or None -> (B, T, W)"""
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.to_q, self.to_k, self.to_v)
         )
@@ -182,6 +182,7 @@ class Estimator(nn.Module):
         Args:
             x: noisy mel (B, mel_bins, T).
             mask: (B, 1, T), 1 or True at a row's own frames, which come first, and 0 at its padding. None: no padding.
+                Or (1, T, T), True where a frame (row) may attend to another (column).
             mu: encoded tokens (B, mel_bins, T).
             time: `embed_time` of the step, (B, 4 width), or (1, 4 width) for all rows.
             speaker: (B, mel_bins).
@@ -202,4 +203,4 @@ class Estimator(nn.Module):
             x = stage(x, time, keys)
         x = up[2](up(torch.cat((x, skip), dim=1), time, keys))
         x = self.final_proj(self.final_block(x))
-        return x if mask is None else x * mask
+        return x * mask if mask is not None and mask.shape[1] == 1 else x

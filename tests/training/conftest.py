@@ -41,11 +41,13 @@ def made(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dimensions, "LOGS", folder)
         patch.setattr(loop, "LOG_EVERY", 2)
-        patch.setattr(speech_tokenizer, "BATCH_FRAMES", 600)
         patch.setattr(t3, "BATCH_POSITIONS", 600)
-        patch.setattr(flow, "BATCH", 2)
+        patch.setattr(flow, "WINDOWS", ((2, 16),))
+        patch.setattr(flow, "SPOKEN", 3)
         patch.setattr(vocoder, "BATCH", 2)
-        for stage in (speech_tokenizer, vocoder, flow, t3):
+        patch.setattr(vocoder, "MADE_FROM", 1)
+        speech_tokenizer.run(corpus, folder)
+        for stage in (flow, vocoder, t3):
             stage.run(corpus, folder, 2)
             name = stage.__name__.rpartition(".")[2]
             first, *_, last = map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from chatterbox_engine.text.normalise import normalise
+from chatterbox_engine.text.phonemes import Phonemizer
 from chatterbox_engine.types import SAMPLES_PER_FRAME
-from training import dimensions, speech_tokenizer, symbols, texts
+from training import dimensions, flow, speech_tokenizer, symbols, texts
 from training.corpus import MEL_BINS, Corpus
 from training.teacher import Teacher
 
@@ -29,7 +31,11 @@ def test_the_teacher_says_when_each_phoneme_is_heard_and_swings_its_pitch() -> N
     spreads = [np.log(spoken.f0[spoken.f0 > 0]).std() for spoken in (flat, own, lively)]
     assert spreads[0] < 0.7 * spreads[1] < spreads[1] < 0.8 * spreads[2]
     assert symbols.encode(own.phonemes)
-    assert len(symbols.heard(own.phonemes)) == len(own.phonemes) + 2
+
+
+def test_the_teacher_says_the_phonemes_that_t3_will_read() -> None:
+    text = "It's 9:30 at Dr. Smith's; bring 12 apples - or none... Fine?"
+    assert Teacher().say(text).phonemes == Phonemizer()(normalise(text, dimensions.spec().family))
 
 
 def test_the_corpus_keeps_mel_pitch_and_phonemes_in_step(corpus: Corpus) -> None:
@@ -47,12 +53,13 @@ def test_the_corpus_keeps_mel_pitch_and_phonemes_in_step(corpus: Corpus) -> None
 def test_a_stage_goes_on_where_it_stopped(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps in one run are those of one run of two and one more, but for the schedule's end."""
     monkeypatch.setattr(dimensions, "LOGS", tmp_path)
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(speech_tokenizer, "BATCH_FRAMES", 300)
+    monkeypatch.setattr(flow, "WINDOWS", ((1, 16),))
+    monkeypatch.setattr(flow, "SPOKEN", 1)
     monkeypatch.setattr("training.loop._share", lambda step, steps: 1.0)
-    speech_tokenizer.run(corpus, tmp_path / "whole", 3)
-    speech_tokenizer.run(corpus, tmp_path / "parts", 2)
-    speech_tokenizer.run(corpus, tmp_path / "parts", 3)
-    whole, parts = (torch.load(tmp_path / name / "speech_tokenizer.pt")["model"] for name in ("whole", "parts"))
+    for name, stops in (("whole", (3,)), ("parts", (2, 3))):
+        (tmp_path / name).mkdir()
+        speech_tokenizer.run(corpus, tmp_path / name)
+        for steps in stops:
+            flow.run(corpus, tmp_path / name, steps)
+    whole, parts = (torch.load(tmp_path / name / "flow.pt")["model"] for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
