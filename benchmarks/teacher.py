@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import extras
 from benchmarks.sentences import SETS, Set, sentences
 from chatterbox_engine.types import SAMPLE_RATE
 
@@ -15,7 +14,6 @@ _VOICE_SENTENCES = 10
 
 def name() -> str:
     """With its version, for the conditions. Raises ModelUnavailable."""
-    extras.need("hibari")
     return f"hibari-tts {version('hibari-tts')}"
 
 
@@ -41,7 +39,6 @@ def voice_clips(scored: Set) -> list[np.ndarray]:
 
 @cache
 def _teacher() -> Any:
-    extras.need("hibari")
     from hibari import Hibari
 
     return Hibari()

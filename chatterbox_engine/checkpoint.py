@@ -33,10 +33,8 @@ HUB_MODEL = "ResembleAI/chatterbox"
 _HUB_ANSWER_S = 10.0
 """Seconds without an answer after which the hub counts as out of reach."""
 DEMO = "demo"
-"""What speaks where there is no GPU. Until its voice is trained (training/), it is `dummy:tiny` under another name."""
-_DEMO_NOTE = (
-    "A small model with fixed random weights: it makes noise, not speech. Use model ResembleAI/chatterbox for speech."
-)
+"""What speaks where there is no GPU: the bundled model, which training/ made."""
+_BUNDLED = Path(__file__).parent / DEMO
 T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3", "s3gen", "voice_encoder"
 """Files of weights by their field in FilesSpec, which says what they are called."""
 CONFIG_FILE = "config.json"
@@ -92,7 +90,7 @@ def find(model: str, device: str) -> Checkpoint:
     if model == "auto":
         model = HUB_MODEL if device.startswith("cuda") else DEMO
     if model == DEMO:
-        return _seeded(model, _named(TINY).model_copy(update={"name": DEMO, "note": _DEMO_NOTE}))
+        return _open(model, _BUNDLED, "")
     if model.startswith("dummy:"):
         return _dummy(model)
     if model in FAMILY:

@@ -89,17 +89,27 @@ def test_a_folder_speaks_as_the_model_that_it_was_made_of(
     assert torch.equal(*(tts.speech_tokens(TEXT, seed=1, max_new_tokens=12) for tts in (local, demo)))
 
 
-@pytest.mark.parametrize("name", ["demo", "dummy:tiny"])
-def test_the_small_models(name: str) -> None:
-    demo = find(name, "cuda")
-    voice = demo.voice()
-    assert demo.model == demo.spec.name == name
-    assert "noise" in demo.spec.note
+def test_the_smallest_dummy() -> None:
+    tiny = find("dummy:tiny", "cuda")
+    voice = tiny.voice()
+    assert tiny.model == tiny.spec.name == "dummy:tiny"
+    assert "noise" in tiny.spec.note
     assert voice is not None
     assert voice.id == "default"
-    assert demo.tokens_wanted("") == 5
-    assert demo.tokens_wanted("x" * 100) == 170
-    assert find("auto", "cpu").model == "demo"
+    assert tiny.tokens_wanted("") == 5
+    assert tiny.tokens_wanted("x" * 100) == 170
+
+
+def test_the_bundled_voice() -> None:
+    demo = find("auto", "cpu")
+    voice = demo.voice()
+    assert demo.model == demo.spec.name == "demo"
+    assert find("demo", "cuda").spec == demo.spec
+    assert voice is not None
+    assert voice.id == "default"
+    assert demo.spec.random_weights is None
+    assert demo.tokens_wanted("x" * 100) is None
+    assert "synthetic" in demo.spec.note
 
 
 @pytest.mark.parametrize("name", FAMILY)

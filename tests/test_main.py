@@ -20,11 +20,12 @@ def test_it_says_a_text_into_a_file(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
     assert "demo on cpu" in run.stderr
-    assert "noise, not speech" in run.stderr
+    assert "synthetic speech" in run.stderr
     assert "real-time factor" in run.stderr
     samples, rate = soundfile.read(path)
-    assert (rate, samples.ndim, len(samples)) == (24_000, 1, 20 * 960)  # 12 characters at 1.7 tokens each
-    assert samples.std() > 0.001
+    assert (rate, samples.ndim) == (24_000, 1)
+    assert 0.5 < len(samples) / rate < 2.5
+    assert samples.std() > 0.01
 
 
 @pytest.mark.parametrize(

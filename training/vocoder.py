@@ -15,8 +15,8 @@ from training.modules import fresh
 
 SEGMENT_FRAMES = 40
 BATCH = 16
-STEPS = 3600
-MADE_FROM = 2700
+STEPS = 4600
+MADE_FROM = 2900
 """The step from which on half of the windows have the flow's mels of the true tokens, instead of the teacher's."""
 RATE = 1.5e-3
 RESOLUTIONS = ((256, 60), (512, 120), (1024, 240), (2048, 480))

@@ -19,7 +19,6 @@ from benchmarks.stops import limit, stop
 from benchmarks.subject import configured
 from benchmarks.wer import WordErrors, compare, difference, interval, plain
 from chatterbox_engine import EngineConfig, OptimizedChatterboxTTS
-from chatterbox_engine.checkpoint import find
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 from tests.benchmarks.conftest import Bench
 
@@ -264,8 +263,6 @@ def test_wrong_options_end_in_a_sentence() -> None:
 @needs_packages
 def test_the_demo_voice_is_understood() -> None:
     """There and back: text, speech, text. The bound leaves room for chance, and none for nonsense."""
-    if find("demo", "cpu").spec.random_weights is not None:
-        pytest.skip("the bundled model has random weights: it makes noise, not speech")
     texts = sentences("choosing", 12)
     limits = {text: limit(teacher.seconds(text)) for text in texts}
     tts = OptimizedChatterboxTTS.from_pretrained("cpu", EngineConfig.profile("balanced"), model="demo")
