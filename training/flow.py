@@ -2,11 +2,13 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -71,9 +73,10 @@ class Trainee(Flow):
 
 
 def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
-    """Train the flow (`folder/flow.pt`), and let it speak for the vocoder."""
+    """Train the flow (`folder/flow.pt`), and let it speak for the vocoder (`folder/mels.npy`)."""
     model = Trainee()
-    codes = np.concatenate(speech_tokenizer.tokens(corpus, folder)[0]).astype(np.int64)
+    by_utterance, _ = speech_tokenizer.tokens(corpus, folder)
+    codes = np.concatenate(by_utterance).astype(np.int64)
     held_out = corpus.start(corpus.held_out) // FRAMES_PER_TOKEN
 
     def distances(seed: int, lowest: int, highest: int) -> dict[str, Tensor]:
@@ -94,12 +97,11 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
         "flow", model, lambda step: distances(step, held_out, len(codes)), steps=steps, rate=RATE, folder=folder,
         log=dimensions.LOGS / "flow.jsonl", validate=validate,
     )  # fmt: skip
-    _write_mels(model, corpus, folder)
+    np.save(folder / "mels.npy", _spoken(model, corpus, by_utterance))
 
 
-def _write_mels(model: Trainee, corpus: Corpus, folder: Path) -> None:
-    """What the flow makes of the true tokens of SPOKEN utterances: `mels.npy`, (frames, 80) float16, standardised."""
-    codes, _ = speech_tokenizer.tokens(corpus, folder)
+def _spoken(model: Trainee, corpus: Corpus, codes: Sequence[NDArray[np.int16]]) -> NDArray[np.float16]:
+    """What the flow makes of the true tokens of SPOKEN utterances, (frames, 80) standardised."""
     voice = built_in(corpus, codes)
     model.eval()
     made = []
@@ -108,4 +110,4 @@ def _write_mels(model: Trainee, corpus: Corpus, folder: Path) -> None:
         noise = flow_noise(torch.tensor([spoken]), voice.mel.shape[1], 0, corpus.frames(spoken), MEL_BINS)
         with torch.inference_mode():
             made.append(model(tokens, voice.mel, voice.s3gen_speaker, noise, final=True)[0].T / MEL_SPREAD)
-    np.save(folder / "mels.npy", torch.cat(made).half().numpy())
+    return torch.cat(made).half().numpy()

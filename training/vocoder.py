@@ -73,7 +73,6 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
     hift = vocoder()
     audio = corpus.audio
     first, last = corpus.start(corpus.held_out), len(audio) // SAMPLES_PER_FRAME - SEGMENT_FRAMES
-
     made = np.load(folder / "mels.npy", mmap_mode="r")
 
     def batch(generator: torch.Generator, lowest: int, highest: int, own: int) -> tuple[Tensor, Tensor, Tensor]:
