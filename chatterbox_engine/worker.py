@@ -91,10 +91,10 @@ class Worker(ABC):
                         self.busy_seconds += worked - begin
                         continue
                     if self._idle_s is not None and not self.resting and begin - worked > self._idle_s:
-                        self.resting = not self.has_work()
-                        if self.resting:
+                        if not self.has_work():
                             logger.info("The %s engine rests after %g s without work", self._name, self._idle_s)
                             self.rest()
+                            self.resting = True
                     self._wake.wait(self._POLL_S)
         except BaseException as error:
             self._failure = error

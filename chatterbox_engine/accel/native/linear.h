@@ -103,35 +103,68 @@ typedef struct {
   uint8_t rows[16];
 } __attribute__((packed, aligned(64))) TileConfig;
 
-// Tiles 0-3: sums of up to 64 rows; 4: weights; 5: rows.
+// Tiles 0-3: sums, of 4 blocks and 16 rows, of 2 blocks and 32, or of 1 block and 64; 4-7: rows and weights.
 static void configure_tiles(void) {
   TileConfig config;
   memset(&config, 0, sizeof config);
   config.palette = 1;
-  for (int i = 0; i < 6; i++) {
+  for (int i = 0; i < 8; i++) {
     config.bytes[i] = 64;
     config.rows[i] = TILE_ROWS;
   }
   _tile_loadconfig(&config);
 }
 
-#define EACH_TILE(rows, DO) DO(0) if ((rows) > 16) DO(1) if ((rows) > 32) DO(2) if ((rows) > 48) DO(3)
-#define ZERO(t) _tile_zero(t);
-#define STORE(t) _tile_stored(t, sums + 16 * (t) * QUAD * BLOCK, 4 * QUAD * BLOCK);
-#define ADD_INT8(t) { _tile_loadd(5, a + 16 * (t) * stride + kb, stride); _tile_dpbssd(t, 5, 4); }
-#define ADD_BF16(t) { _tile_loadd(5, a + 16 * (t) * stride + kb, stride); _tile_dpbf16ps(t, 5, 4); }
+#define ZERO_TILES _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+#define ROWS(t, m) _tile_loadd(t, a + 16 * (m) * stride + kb, stride);
+#define WEIGHTS(t, n) _tile_loadd(t, w + (n) * block_bytes + 16 * kb, 64);
+#define ADD(sum, rows, weights) \
+  { if (digits) _tile_dpbssd(sum, rows, weights); else _tile_dpbf16ps(sum, rows, weights); }
+#define STORE(t, m, n) _tile_stored(t, sums + (16 * (m) * QUAD + (n)) * BLOCK, 4 * QUAD * BLOCK);
 
-// Up to 64 lines of `bytes` bytes, padded to whole tiles. sums: (64, QUAD, 16) int32 or float, one of
-// the QUAD.
-static void tile_product(int64_t digits, const char *a, int64_t rows, int64_t stride, const char *w, int64_t bytes,
-                         int32_t *sums) {
-  EACH_TILE(rows, ZERO)
-  for (int64_t kb = 0; kb < bytes; kb += 64) {
-    for (int line = 0; line < 16; line++) _mm_prefetch(w + 16 * kb + TILE_AHEAD + 64 * line, _MM_HINT_T0);
-    _tile_loadd(4, w + 16 * kb, 64);
-    if (digits) { EACH_TILE(rows, ADD_INT8) } else { EACH_TILE(rows, ADD_BF16) }
+// What is read soon, of `blocks` blocks that lie side by side; at their end, the next ones'.
+static inline void fetch_tiles(const char *w, int64_t block_bytes, int64_t at, int blocks) {
+  int64_t ahead = at + TILE_AHEAD / blocks;
+  const char *next = w + ahead + (ahead < block_bytes ? 0 : (blocks - 1) * block_bytes);
+  for (int n = 0; n < blocks; n++)
+    for (int line = 0; line < 16; line++) _mm_prefetch(next + n * block_bytes + 64 * line, _MM_HINT_T0);
+}
+
+// Up to 64 lines of `bytes` bytes, padded to whole tiles, with `blocks` blocks, as many side by side as there are tiles
+// for their sums. sums: (64, QUAD, 16) int32 or float.
+static void tile_product(int64_t digits, const char *a, int64_t lines, int64_t stride, const char *w, int64_t bytes,
+                         int64_t blocks, int32_t *sums) {
+  int64_t block_bytes = BLOCK * bytes;
+  int wide = lines <= 16 ? 4 : lines <= 32 ? 2 : 1;
+  if (blocks < wide) wide = 1;
+  for (int64_t n = 0; n < blocks; n += wide, w += wide * block_bytes, sums += wide * BLOCK) {
+    ZERO_TILES
+    if (wide == 4) {
+      for (int64_t kb = 0; kb < bytes; kb += 64) {
+        fetch_tiles(w, block_bytes, 16 * kb, 4);
+        ROWS(4, 0) WEIGHTS(5, 0) ADD(0, 4, 5) WEIGHTS(6, 1) ADD(1, 4, 6) WEIGHTS(7, 2) ADD(2, 4, 7) WEIGHTS(5, 3) ADD(3, 4, 5)
+      }
+      STORE(0, 0, 0) STORE(1, 0, 1) STORE(2, 0, 2) STORE(3, 0, 3)
+    } else if (wide == 2) {
+      for (int64_t kb = 0; kb < bytes; kb += 64) {
+        fetch_tiles(w, block_bytes, 16 * kb, 2);
+        ROWS(4, 0) ROWS(5, 1) WEIGHTS(6, 0) ADD(0, 4, 6) ADD(1, 5, 6) WEIGHTS(7, 1) ADD(2, 4, 7) ADD(3, 5, 7)
+      }
+      STORE(0, 0, 0) STORE(1, 1, 0) STORE(2, 0, 1) STORE(3, 1, 1)
+    } else {
+      for (int64_t kb = 0; kb < bytes; kb += 64) {
+        fetch_tiles(w, block_bytes, 16 * kb, 1);
+        WEIGHTS(4, 0) ROWS(5, 0) ADD(0, 5, 4)
+        if (lines > 16) { ROWS(6, 1) ADD(1, 6, 4) }
+        if (lines > 32) { ROWS(7, 2) ADD(2, 7, 4) }
+        if (lines > 48) { ROWS(5, 3) ADD(3, 5, 4) }
+      }
+      STORE(0, 0, 0)
+      if (lines > 16) STORE(1, 1, 0)
+      if (lines > 32) STORE(2, 2, 0)
+      if (lines > 48) STORE(3, 3, 0)
+    }
   }
-  EACH_TILE(rows, STORE)
 }
 #endif
 
@@ -216,9 +249,8 @@ static void lines_product(const Linear *l, int64_t block, int64_t blocks, const 
   int64_t stride = line_bytes(l);
 #ifdef __AMX_INT8__
   if (use_amx) {
-    int64_t depth = l->inputs * form_width(l), bytes = BLOCK * depth;
-    for (int64_t n = 0; n < blocks; n++)
-      tile_product(l->digits, a, lines, stride, (const char *)l->weight + (block + n) * bytes, depth, sums + n * BLOCK);
+    int64_t depth = l->inputs * form_width(l);
+    tile_product(l->digits, a, lines, stride, (const char *)l->weight + block * BLOCK * depth, depth, blocks, sums);
     return;
   }
 #endif
