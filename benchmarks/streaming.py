@@ -14,8 +14,8 @@ from benchmarks.measure import Measured, Rounds, seconds, spread
 from benchmarks.report import Column, Report, Row, file_name, scaled
 from benchmarks.s3gen import speech_tokens
 from chatterbox_engine.checkpoint import S3GEN_FILE
-from chatterbox_engine.s3gen.engine import S3GenModel
 from chatterbox_engine.s3gen.flow import flow_noise
+from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 
 _WHOLE = (10**6,)

@@ -69,6 +69,10 @@ class S3GenSwitches(_Switches):
     """Tokens of the 1st, 2nd, ... chunk; the last entry repeats."""
     context_window: int | None = Field(None, ge=0)
     """Earlier tokens that the flow sees again with each chunk. None: all of them."""
+    flow_attention: Literal["auto", "full", "chunked"] = "auto"
+    """full: a chunk is computed with all before it, again, as the published weights were trained. chunked: a chunk
+    attends to itself and to what is kept of those before it, and costs no more than itself; for weights that were not
+    trained so an approximation. auto: chunked for models that were."""
     cfm_steps: int | None = Field(None, ge=1, le=100)
     """Euler steps. None: the model's own number."""
     max_lead_s: float = Field(30.0, gt=0)
@@ -128,7 +132,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "reference": {
         "t3": {"precision": "fp32", "exact": True, "cuda_graphs": False, "voice_prefix": "embeddings"},
-        "s3gen": {"precision": "fp32", "f0_precision": "fp32"},
+        "s3gen": {"precision": "fp32", "f0_precision": "fp32", "flow_attention": "full"},
     },
     "latency": {"t3": {"quantization": "int8"}, "s3gen": {"chunk_schedule": (10, 20, 40, 80)}, "warmup": "full"},
     "throughput": {

@@ -137,6 +137,8 @@ class S3GenSpec(_Spec):
     """Guidance of the flow; without effect on a mean-flow model."""
     meanflow: bool = False
     """The flow is distilled to a few even steps without guidance, and knows both ends of a step."""
+    chunked: bool = False
+    """The flow was also trained to speak chunk by chunk, each attending to itself and to those before it."""
     closing_tokens: tuple[int, ...] = ()
     """Speech tokens put after those of each piece of text."""
     crop_last_token: bool = False

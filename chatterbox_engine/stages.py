@@ -15,7 +15,8 @@ from chatterbox_engine.checkpoint import S3GEN_FILE, T3_FILE, Checkpoint
 from chatterbox_engine.config import EngineConfig
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.mailbox import Mailbox
-from chatterbox_engine.s3gen.engine import S3GenEngine, S3GenModel
+from chatterbox_engine.s3gen.engine import S3GenEngine
+from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.t3.engine import T3Engine
 from chatterbox_engine.t3.model import T3Model

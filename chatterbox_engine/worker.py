@@ -90,11 +90,11 @@ class Worker(ABC):
                         worked = time.monotonic()
                         self.busy_seconds += worked - begin
                         continue
-                    if self._idle_s is not None and not self.resting and begin - worked > self._idle_s:
-                        if not self.has_work():
-                            logger.info("The %s engine rests after %g s without work", self._name, self._idle_s)
-                            self.rest()
-                            self.resting = True
+                    idle = self._idle_s is not None and not self.resting and begin - worked > self._idle_s
+                    if idle and not self.has_work():
+                        logger.info("The %s engine rests after %g s without work", self._name, self._idle_s)
+                        self.rest()
+                        self.resting = True
                     self._wake.wait(self._POLL_S)
         except BaseException as error:
             self._failure = error

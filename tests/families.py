@@ -16,7 +16,7 @@ from chatterbox_engine.checkpoint import (
     _seeded,
     find,
 )
-from chatterbox_engine.s3gen.engine import S3GenModel
+from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.spec import ModelSpec, SpeechTokenizerSpec
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.text import stand_in

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from training import checkpoint, dimensions, flow, speech_tokenizer, t3, vocoder
+from training import adversary, checkpoint, dimensions, flow, speech_tokenizer, t3, vocoder
 from training.corpus import Corpus, make
 from training.texts import WORDNET
 
 UTTERANCES = 18_000
 AUDIO_HOURS = 2.5
 """Of the corpus's audio that is kept, for the vocoder."""
-STAGES = ("corpus", "speech_tokenizer", "flow", "vocoder", "t3", "checkpoint")
+STAGES = ("corpus", "speech_tokenizer", "flow", "vocoder", "adversary", "t3", "checkpoint")
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("training/work/checkpoint"), help="where the checkpoint goes")
     parser.add_argument("--utterances", type=int, default=UTTERANCES)
     parser.add_argument("--steps", type=int, help="instead of the stage's own number")
+    parser.add_argument("--start", type=Path, help="a checkpoint's folder that a stage begins from, not afresh")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -42,8 +43,8 @@ def main() -> None:
         if stage == "speech_tokenizer":
             speech_tokenizer.run(Corpus(args.folder), args.folder)
             continue
-        module = {"vocoder": vocoder, "t3": t3, "flow": flow}[stage]
-        module.run(Corpus(args.folder), args.folder, *([args.steps] if args.steps else []))
+        module = {"flow": flow, "vocoder": vocoder, "adversary": adversary, "t3": t3}[stage]
+        module.run(Corpus(args.folder), args.folder, module.STEPS if args.steps is None else args.steps, args.start)
 
 
 if __name__ == "__main__":

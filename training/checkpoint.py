@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chatterbox_engine.checkpoint import CONFIG_FILE
 from chatterbox_engine.weights import SCALE
-from training import dimensions, flow, speech_tokenizer, symbols, t3
+from training import dimensions, flow, speech_tokenizer, symbols, t3, vocoder
 from training.corpus import MEL_SPREAD, NEUTRAL, Corpus
 from training.voice import built_in
 
@@ -28,10 +28,11 @@ def write(corpus: Corpus, folder: Path, to: Path) -> None:
     talker.model.load_state_dict(_state(folder, "t3"))
     teller.load_state_dict(_state(folder, "flow"))
     save_file(_stored(talker.reference_state()), to / spec.files.t3)
-    vocoder = _state(folder, "vocoder")
-    for name in ("conv_pre.weight", "f0_predictor.condnet.0.weight"):  # it was trained on mels with a spread of 1
-        vocoder[name] = vocoder[name] / MEL_SPREAD
-    parts = {"flow.": teller.reference_state(), "mel2wav.": vocoder}
+    hift = {name.removeprefix("hift."): tensor for name, tensor in _state(folder, "adversary").items()}
+    hift = {name: tensor for name, tensor in hift.items() if not name.startswith("discriminator.")}
+    for name in vocoder.READ_MELS:
+        hift[name] = hift[name] / MEL_SPREAD
+    parts = {"flow.": teller.reference_state(), "mel2wav.": hift}
     s3gen = {prefix + name: tensor for prefix, state in parts.items() for name, tensor in state.items()}
     save_file(_stored(s3gen), to / spec.files.s3gen)
     tokenizer = Tokenizer(models.BPE(symbols.vocabulary(), [], unk_token="[UNK]"))

@@ -22,6 +22,8 @@ LONGEST_S = 13.0
 _SHARD = 500
 NEUTRAL = 0.5
 _HELD_OUT = 200
+_REMARK_EVERY = 4
+"""Utterances for each one of two or three very short sentences; those come at the end."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,14 @@ def mel_of(audio: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def make(folder: Path, count: int, audio_hours: float, wordnet: Path, workers: int) -> None:
-    """Let the teacher say `count` texts. Shards that are there are kept, so that it goes on where it was stopped."""
+    """Let the teacher say `count` texts and, after them, remarks.
+
+    Shards that are there are kept, so that it goes on where it was stopped.
+    """
     shards = folder / "shards"
     shards.mkdir(parents=True, exist_ok=True)
-    said = list(texts.utterances(count, wordnet=wordnet))
-    jobs = [(shards / f"{start:06d}.npz", start, said[start : start + _SHARD]) for start in range(0, count, _SHARD)]
+    said = [*texts.utterances(count, wordnet=wordnet), *texts.remarks(count // _REMARK_EVERY, wordnet=wordnet)]
+    jobs = [(shards / f"{start:06d}.npz", start, said[start : start + _SHARD]) for start in range(0, len(said), _SHARD)]
     todo = [job for job in jobs if not job[0].is_file()]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for _ in tqdm(pool.imap_unordered(_make_shard, todo), "Teacher", len(todo), unit="shard", disable=None):

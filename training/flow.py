@@ -15,9 +15,10 @@ from tqdm import tqdm
 from chatterbox_engine.s3gen.encoder import chunk_mask
 from chatterbox_engine.s3gen.flow import Flow, flow_noise
 from chatterbox_engine.types import FRAMES_PER_TOKEN
+from chatterbox_engine.weights import RandomWeights, SafetensorsWeights
 from training import dimensions, loop, speech_tokenizer
 from training.corpus import MEL_BINS, MEL_SPREAD, Corpus
-from training.modules import CodeTable, fresh
+from training.modules import CodeTable, begin
 from training.voice import built_in, s3gen_speaker
 
 STEPS = 4000
@@ -40,11 +41,18 @@ PRIOR_WEIGHT = 0.5
 class Trainee(Flow):
     """A flow of the bundled model's size with fresh weights, whose embedding of codes is a sum."""
 
-    def __init__(self, seed: int = 4) -> None:
+    def __init__(self, seed: int = 4, start: Path | None = None) -> None:
+        """`start` is a checkpoint's folder to begin from."""
+        spec = dimensions.spec()
         with torch.device("meta"):
-            super().__init__(dimensions.spec().s3gen)
-        fresh(self, seed)
-        self.input_embedding = CodeTable(self.spec.encoder.width, seed)  # type: ignore[assignment]
+            super().__init__(spec.s3gen)
+        table = CodeTable(self.spec.encoder.width, seed)
+        if start is None:
+            begin(self, RandomWeights(seed))
+        else:
+            begin(self, SafetensorsWeights(start / spec.files.s3gen), "flow.")
+            table.begin(self.input_embedding.weight)
+        self.input_embedding = table  # type: ignore[assignment]
 
     def reference_state(self) -> dict[str, Tensor]:
         """The tensors of `flow.*`, the embedding of all codes written out."""
@@ -72,9 +80,9 @@ class Trainee(Flow):
         return {"velocity": F.mse_loss(made, mel - noise), "prior": PRIOR_WEIGHT * prior}
 
 
-def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
+def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = None) -> None:
     """Train the flow (`folder/flow.pt`), and let it speak for the vocoder (`folder/mels.npy`)."""
-    model = Trainee()
+    model = Trainee(start=start)
     by_utterance, _ = speech_tokenizer.tokens(corpus, folder)
     codes = np.concatenate(by_utterance).astype(np.int64)
     held_out = corpus.start(corpus.held_out) // FRAMES_PER_TOKEN
@@ -95,7 +103,7 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
 
     loop.train(
         "flow", model, lambda step: distances(step, held_out, len(codes)), steps=steps, rate=RATE, folder=folder,
-        log=dimensions.LOGS / "flow.jsonl", validate=validate,
+        log=dimensions.LOGS / "flow.jsonl", validate=validate, continued=start is not None,
     )  # fmt: skip
     np.save(folder / "mels.npy", _spoken(model, corpus, by_utterance))
 

@@ -32,6 +32,7 @@ def train(
     validate: Callable[[], dict[str, float]] | None = None,
     weight_decay: float = 0.01,
     parameters: Iterable[nn.Parameter] | None = None,
+    continued: bool = False,
 ) -> None:
     """Train for `steps` steps by AdamW (1711.05101) with a warm-up and a cosine's decline.
 
@@ -42,18 +43,27 @@ def train(
         log: a file of JSON lines, one every LOG_EVERY steps: step, seconds, rate, each loss averaged since the last.
         validate: losses on what is held out, for the last line.
         parameters: those to train; None: all of the model's.
+        continued: the model began from a checkpoint, whose making the log tells already; this run's lines follow.
     """
     trained = list(model.parameters() if parameters is None else parameters)
     optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay)
     path = folder / f"{name}.pt"
     first, seconds = 0, 0.0
+
+    def keep(step: int, seconds: float) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
     if path.is_file():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
     else:
-        log.write_text("")
+        if not continued:
+            log.write_text("")
+        keep(0, 0.0)
     begin = saved = time.monotonic()
     sums: dict[str, list[float]] = {}
     bar = tqdm(range(first, steps), name, initial=first, total=steps, unit="step", disable=None)
@@ -77,9 +87,7 @@ def train(
             sums.clear()
         if now - saved > SAVE_EVERY_S or step + 1 == steps:
             saved = now
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            torch.save({**state, "seconds": seconds + now - begin}, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            keep(step + 1, seconds + now - begin)
     model.eval()
     if validate is not None and first < steps:
         with torch.no_grad():

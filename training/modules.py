@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from chatterbox_engine.weights import RandomWeights, load
+from chatterbox_engine.weights import Weights, load
 from training.speech_tokenizer import BEGINNINGS, PITCHES, SOUNDS
 
 
-def fresh(module: nn.Module, seed: int, prefix: str = "") -> None:
-    """Fill a module built on the meta device with small random weights, and let it learn."""
-    load(module, RandomWeights(seed), prefix)
+def begin(module: nn.Module, weights: Weights, prefix: str = "") -> None:
+    """Fill a module built on the meta device, and let it learn."""
+    load(module, weights, prefix)
     module.requires_grad_(True)
 
 
@@ -25,6 +25,13 @@ class CodeTable(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """(...) -> (..., W)"""
         return self.sound[codes // PITCHES] + self.pitch[codes % PITCHES]
+
+    @torch.no_grad()
+    def begin(self, rows: Tensor) -> None:
+        """Take on the sums nearest to `rows` (6561, W), or more, of a checkpoint."""
+        table = rows[: SOUNDS * BEGINNINGS * PITCHES].unflatten(0, (-1, PITCHES))
+        self.sound.copy_(table.mean(1))
+        self.pitch.copy_(table.mean(0) - table.mean((0, 1)))
 
     def rows(self) -> Tensor:
         """(6561, W)"""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.layers import LlamaLayer
 from chatterbox_engine.t3.model import T3Model, reference_names
-from chatterbox_engine.weights import RandomWeights
+from chatterbox_engine.weights import RandomWeights, SafetensorsWeights
 from training import dimensions, loop, speech_tokenizer, symbols
 from training.corpus import Corpus
 from training.modules import CodeTable
@@ -24,6 +24,8 @@ from training.voice import BuiltInVoice, built_in
 
 STEPS = 3600
 RATE = 1.5e-3
+NEXT_RATE = 8e-4
+"""The highest of a run that begins from a checkpoint."""
 BATCH_POSITIONS = 2500
 TEXT_DROPOUT = 0.12
 """Share of utterances whose words are hidden, for classifier-free guidance (2207.12598)."""
@@ -89,6 +91,11 @@ class _SpeechTable(CodeTable):
         """Of the start and of the stop token."""
         self._codes, self._tokens = spec.start_speech, spec.speech_vocab
 
+    @torch.no_grad()
+    def begin(self, rows: Tensor) -> None:
+        super().begin(rows)
+        self.weight.copy_(rows[self._codes : self._codes + 2])
+
     def forward(self, tokens: Tensor) -> Tensor:
         code = tokens < self._codes
         marks = self.weight[(tokens - self._codes).clamp(min=0)]
@@ -111,6 +118,12 @@ class _SpeechHead(CodeTable):
         self._others = spec.speech_vocab - spec.stop_speech
         self._stop = spec.stop_speech
 
+    @torch.no_grad()
+    def begin(self, rows: Tensor) -> None:
+        super().begin(rows)
+        self.other.copy_(rows[self._stop - 1])
+        self.stop.copy_(rows[self._stop])
+
     def distances(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of hidden states (N, W): the cross entropy (N,) of tokens (N,), and the squared log-sum of the logits."""
         sound, pitch = (F.linear(hidden, table) for table in (self.sound, self.pitch))
@@ -128,16 +141,20 @@ class _SpeechHead(CodeTable):
 
 
 class Trainee:
-    """T3 under training, with the voice that it always hears."""
+    """T3 under training, with the voice that it always hears; `start` is a checkpoint's folder to begin from."""
 
-    def __init__(self, voice: BuiltInVoice, seed: int = 5) -> None:
+    def __init__(self, voice: BuiltInVoice, seed: int = 5, start: Path | None = None) -> None:
         self.spec: T3Spec = dimensions.spec().t3
         positions = self.spec.positions
+        weights = RandomWeights(seed) if start is None else SafetensorsWeights(start / dimensions.spec().files.t3)
         self.model = T3Model.from_weights(
-            self.spec, RandomWeights(seed), positions, torch.float32, torch.device("cpu"), cpu_kernels="plain"
+            self.spec, weights, positions, torch.float32, torch.device("cpu"), cpu_kernels="plain"
         )
-        self.model.speech_emb = _SpeechTable(self.spec, seed)  # type: ignore[assignment]
-        self.model.speech_head = self._head = _SpeechHead(self.spec, seed + 2)  # type: ignore[assignment]
+        table, self._head = _SpeechTable(self.spec, seed), _SpeechHead(self.spec, seed + 2)
+        if start is not None:
+            table.begin(self.model.speech_emb.weight)
+            self._head.begin(self.model.speech_head.weight)
+        self.model.speech_emb, self.model.speech_head = table, self._head  # type: ignore[assignment]
         self.model.requires_grad_(True)
         self._voice = voice
 
@@ -250,11 +267,11 @@ class _Batches:
         return batches
 
 
-def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
-    """Train T3; its state is `folder/t3.pt`."""
+def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = None) -> None:
+    """Train T3, afresh or from a checkpoint on; its state is `folder/t3.pt`."""
     codes, places = speech_tokenizer.tokens(corpus, folder)
     data = examples(corpus, codes, places)
-    trainee = Trainee(built_in(corpus, codes))
+    trainee = Trainee(built_in(corpus, codes), start=start)
     if steps >= _WORTH_COMPILING:
         for layer in trainee.model.layers:
             assert isinstance(layer, LlamaLayer)
@@ -273,6 +290,6 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
         return {name: float(value) for name, value in trainee.losses(rows).items()}
 
     loop.train(
-        "t3", trainee.model, losses, steps=steps, rate=RATE, folder=folder, log=dimensions.LOGS / "t3.jsonl",
-        validate=validate,
+        "t3", trainee.model, losses, steps=steps, rate=RATE if start is None else NEXT_RATE, folder=folder,
+        log=dimensions.LOGS / "t3.jsonl", validate=validate, continued=start is not None,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 WORDNET = Path("/usr/share/wordnet")
@@ -10,6 +10,7 @@ WORDNET = Path("/usr/share/wordnet")
 _PARTS = ("noun", "verb", "adj", "adv")
 _SPEAKABLE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.'!?-]*")
 _LONGEST_WORDS = 24
+_SHORT_WORDS = 6
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("January", "March", "April", "June", "July", "September", "October", "December")
 _TEMPLATES = (
@@ -34,6 +35,67 @@ _TEMPLATES = (
     "About {percent} percent of the {noun}s {verb}.",
     "In {year}, the {adj} {noun} was {m} miles away.",
 )
+_OPENINGS = (
+    "Hello.",
+    "Hello there.",
+    "Hi!",
+    "Hi, {name}.",
+    "Good evening.",
+    "Good afternoon, {name}.",
+    "Welcome.",
+    "Okay.",
+    "Sure.",
+    "Of course.",
+    "Yes.",
+    "No.",
+    "Well, no.",
+    "Right.",
+    "All right.",
+    "I see.",
+    "I am sorry.",
+    "Sorry, {name}.",
+    "Thanks.",
+    "Thank you, {name}.",
+    "Excuse me.",
+    "One moment.",
+    "Great!",
+    "Perfect.",
+    "No problem.",
+    "Listen.",
+    "It is {hour}:{minute}.",
+    "Not today.",
+    "Maybe {day}.",
+    "Let me see.",
+    "That is {adj}.",
+    "Oh, the {noun}!",
+    "What a {adj} {noun}!",
+    "This is {name}.",
+    "My name is {name}.",
+    "And now?",
+    "Really?",
+    "Are you {adj}?",
+)
+_REMARKS = (
+    "This is the {noun}.",
+    "This is a {adj} {noun}.",
+    "The {noun} is here.",
+    "It is {adj}.",
+    "How is the {noun}?",
+    "What {noun}?",
+    "I {verb} the {noun}.",
+    "You may {verb} now.",
+    "Can you {verb} it?",
+    "We have {n}.",
+    "Your {noun} is {adj}.",
+    "I will {verb} it on {day}.",
+    "That is {n} dollars.",
+    "See you in {month}.",
+    "The {adj} one is {adj2}.",
+    "Where is {name}?",
+    "Do not {verb} the {noun}.",
+    "It starts at {hour}.",
+)
+_NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Julia", "Kevin", "Laura", "Martin")
 
 
 def utterances(count: int, seed: int = 0, wordnet: Path = WORDNET) -> Iterator[str]:
@@ -56,13 +118,33 @@ def utterances(count: int, seed: int = 0, wordnet: Path = WORDNET) -> Iterator[s
         yield " ".join(parts)
 
 
-def _filled(draw: random.Random, words: dict[str, list[str]]) -> str:
+def remarks(count: int, seed: int = 1, wordnet: Path = WORDNET) -> Iterator[str]:
+    """`count` texts of two or three very short sentences, as people answer; the same for one seed.
+
+    Raises FileNotFoundError where WordNet's files are not at `wordnet`.
+    """
+    draw = random.Random(seed)
+    sentences, words = _read(wordnet)
+    short = [sentence for sentence in sentences if len(sentence.split()) <= _SHORT_WORDS]
+    for _ in range(count):
+        parts = [_filled(draw, words, _OPENINGS)]
+        wanted = draw.choice((2, 2, 3))
+        while len(parts) < wanted:
+            made = draw.random() < 0.6
+            part = _filled(draw, words, (*_REMARKS, *_OPENINGS)) if made else draw.choice(short)
+            if part not in parts:  # what is said twice is not to be learned
+                parts.append(part)
+        yield " ".join(parts)
+
+
+def _filled(draw: random.Random, words: dict[str, list[str]], templates: Sequence[str] = _TEMPLATES) -> str:
     values = {name: draw.choice(words[name.rstrip("2").lower()]) for name in ("noun", "noun2", "verb", "adj", "adj2")}
     numbers = {"n": draw.randint(1, 120), "m": draw.randint(1, 99), "k": draw.randint(1, 9999)}
     times = {"hour": draw.randint(1, 12), "minute": f"{draw.randrange(0, 60, 5):02d}", "day_n": draw.randint(1, 30)}
     dates = {"day": draw.choice(_DAYS), "month": draw.choice(_MONTHS), "year": draw.randint(1900, 2030)}
+    name = {"name": draw.choice(_NAMES)} if templates is not _TEMPLATES else {}
     adjective = {"Adj": values["adj"].capitalize(), "percent": draw.randint(1, 99)}
-    return draw.choice(_TEMPLATES).format(**values, **numbers, **times, **dates, **adjective)
+    return draw.choice(templates).format(**values, **numbers, **times, **dates, **adjective, **name)
 
 
 def _read(wordnet: Path) -> tuple[list[str], dict[str, list[str]]]:

@@ -1,5 +1,6 @@
 """HiFT, from the teacher's mels to its audio, by spectral distances at several resolutions."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from chatterbox_engine.s3gen.hift import HiFT, initial_phases
 from chatterbox_engine.types import SAMPLES_PER_FRAME
+from chatterbox_engine.weights import RandomWeights, SafetensorsWeights
 from training import dimensions, loop
-from training.corpus import Corpus
-from training.modules import fresh
+from training.corpus import MEL_SPREAD, Corpus
+from training.modules import begin
 
 SEGMENT_FRAMES = 40
 BATCH = 16
@@ -21,6 +23,8 @@ MADE_FROM = 2900
 RATE = 1.5e-3
 RESOLUTIONS = ((256, 60), (512, 120), (1024, 240), (2048, 480))
 """FFT sizes and hops of the distances (Parallel WaveGAN, 1910.11480)."""
+READ_MELS = ("conv_pre.weight", "f0_predictor.condnet.0.weight")
+"""What reads the mel: in training with a spread of 1, in a checkpoint with the mel's own."""
 _FLOOR = 3e-3
 """Magnitudes below it are silence: what is there is not worth the weights."""
 _QUIET = -2.0
@@ -31,14 +35,21 @@ _HZ = 50.0
 """Swing of the pitch predictor's output at first: small steps of its weights are to be steps of some Hz."""
 
 
-def vocoder(seed: int = 3) -> HiFT:
-    """A HiFT of the bundled model's size with fresh weights."""
+def vocoder(seed: int = 3, start: Path | None = None) -> HiFT:
+    """A HiFT of the bundled model's size, with fresh weights or a checkpoint's, for standardised mels."""
     spec = dimensions.spec().s3gen
     with torch.device("meta"):
         hift = HiFT(spec.hift, spec.mel_bins)
-    fresh(hift, seed)
+    if start is None:
+        begin(hift, RandomWeights(seed))
+    else:
+        begin(hift, SafetensorsWeights(start / dimensions.spec().files.s3gen), "mel2wav.")
     hift.f0_predictor.dtype = torch.float32  # streams need float64 to stay equal over minutes; training does not
     with torch.no_grad():
+        if start is not None:
+            for name in READ_MELS:
+                hift.get_parameter(name).mul_(MEL_SPREAD)
+            return hift
         assert hift.conv_post.bias is not None
         hift.conv_post.bias[: spec.hift.n_fft // 2 + 1] = _QUIET
         hift.m_source.l_linear.weight.fill_(_MIX)
@@ -68,45 +79,85 @@ def speak(hift: HiFT, mel: Tensor, f0: Tensor, seed: int) -> Tensor:
     return hift.decode(mel, source)
 
 
-def run(corpus: Corpus, folder: Path, steps: int = STEPS) -> None:
+@dataclass(frozen=True)
+class Batch:
+    """Windows of F frames, B of them."""
+
+    mel: Tensor
+    """(B, 80, F) standardised."""
+    f0: Tensor
+    """(B, F) Hz, the teacher's."""
+    wave: Tensor
+    """(B, 480 F), the teacher's."""
+
+
+class Windows:
+    """Windows of the corpus, with the teacher's mels or with the flow's of the true tokens."""
+
+    def __init__(self, corpus: Corpus, folder: Path) -> None:
+        self._corpus = corpus
+        self._audio = corpus.audio
+        self._first = corpus.start(corpus.held_out)
+        self._last = len(self._audio) // SAMPLES_PER_FRAME - SEGMENT_FRAMES
+        self._made = np.load(folder / "mels.npy", mmap_mode="r")
+
+    def trained(self, seed: int, rows: int, made: int) -> Batch:
+        """`rows` of those that a stage trains on, `made` of them with the flow's mels."""
+        return self._drawn(seed, self._first, self._last, rows - made, made)
+
+    def held_out(self, seed: int, rows: int) -> Batch:
+        return self._drawn(seed, 0, self._first - SEGMENT_FRAMES, rows, 0)
+
+    def _drawn(self, seed: int, lowest: int, highest: int, own: int, made: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        starts = torch.randint(lowest, highest, (own,), generator=generator).tolist()
+        mels = [self._corpus.mel_at(start, SEGMENT_FRAMES) for start in starts]
+        spoken = torch.randint(len(self._made) - SEGMENT_FRAMES, (made,), generator=generator).tolist()
+        mels += [self._made[start : start + SEGMENT_FRAMES].astype(np.float32) for start in spoken]
+        starts += [self._first + start for start in spoken]
+        f0 = [torch.from_numpy(self._corpus.f0_at(start, SEGMENT_FRAMES)) for start in starts]
+        return Batch(
+            torch.stack([torch.from_numpy(mel) for mel in mels]).transpose(1, 2).contiguous(),
+            torch.stack(f0),
+            torch.stack([self._wave(start) for start in starts]),
+        )
+
+    def _wave(self, start: int) -> Tensor:
+        samples = slice(start * SAMPLES_PER_FRAME, (start + SEGMENT_FRAMES) * SAMPLES_PER_FRAME)
+        return torch.from_numpy(self._audio[samples].copy()).float() / 32768
+
+
+def distances(hift: HiFT, batch: Batch, made: Tensor) -> dict[str, Tensor]:
+    """Of the audio that was made of a batch, without the windows' ends, which lack context; and of the pitch."""
+    spectral = spectral_distance(inner(made), inner(batch.wave))
+    return {"spectral": spectral, "f0": F.l1_loss(hift.f0(batch.mel), batch.f0) / 100}
+
+
+def inner(wave: Tensor) -> Tensor:
+    """(B, N) without a frame at either end."""
+    return wave[:, SAMPLES_PER_FRAME:-SAMPLES_PER_FRAME]
+
+
+def trained(hift: HiFT) -> list[nn.Parameter]:
+    """The parameters of a HiFT that learn."""
+    return [parameter for name, parameter in hift.named_parameters() if not name.startswith("stft")]
+
+
+def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = None) -> None:
     """Train HiFT; its state is `folder/vocoder.pt`."""
-    hift = vocoder()
-    audio = corpus.audio
-    first, last = corpus.start(corpus.held_out), len(audio) // SAMPLES_PER_FRAME - SEGMENT_FRAMES
-    made = np.load(folder / "mels.npy", mmap_mode="r")
-
-    def batch(generator: torch.Generator, lowest: int, highest: int, own: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Windows of the corpus, `own` of them with the flow's mels."""
-        starts = torch.randint(lowest, highest, (BATCH - own,), generator=generator).tolist()
-        mels = [corpus.mel_at(start, SEGMENT_FRAMES) for start in starts]
-        spoken = torch.randint(len(made) - SEGMENT_FRAMES, (own,), generator=generator).tolist()
-        mels += [made[start : start + SEGMENT_FRAMES].astype(np.float32) for start in spoken]
-        starts += [first + start for start in spoken]
-        mel = torch.stack([torch.from_numpy(mel) for mel in mels])
-        f0 = torch.stack([torch.from_numpy(corpus.f0_at(start, SEGMENT_FRAMES)) for start in starts])
-        wave = [
-            torch.from_numpy(audio[start * SAMPLES_PER_FRAME : (start + SEGMENT_FRAMES) * SAMPLES_PER_FRAME].copy())
-            for start in starts
-        ]
-        return mel.transpose(1, 2).contiguous(), f0, torch.stack(wave).float() / 32768
-
-    def distances(mel: Tensor, f0: Tensor, wave: Tensor, seed: int) -> dict[str, Tensor]:
-        pitch = hift.f0(mel)
-        made = speak(hift, mel, f0, seed)
-        edge = SAMPLES_PER_FRAME  # the window's ends lack context
-        spectral = spectral_distance(made[:, edge:-edge], wave[:, edge:-edge])
-        return {"spectral": spectral, "f0": F.l1_loss(pitch, f0) / 100}
+    hift = vocoder(start=start)
+    windows = Windows(corpus, folder)
 
     def losses(step: int) -> dict[str, Tensor]:
-        own = BATCH // 2 if step >= MADE_FROM else 0
-        return distances(*batch(torch.Generator().manual_seed(step), first, last, own), step)
+        batch = windows.trained(step, BATCH, BATCH // 2 if step >= MADE_FROM or start is not None else 0)
+        return distances(hift, batch, speak(hift, batch.mel, batch.f0, step))
 
     def validate() -> dict[str, float]:
-        parts = distances(*batch(torch.Generator().manual_seed(0), 0, first - SEGMENT_FRAMES, 0), 0)
+        batch = windows.held_out(0, BATCH)
+        parts = distances(hift, batch, speak(hift, batch.mel, batch.f0, 0))
         return {name: float(value) for name, value in parts.items()}
 
-    trained: list[nn.Parameter] = [p for n, p in hift.named_parameters() if not n.startswith("stft")]
     loop.train(
         "vocoder", hift, losses, steps=steps, rate=RATE, folder=folder, log=dimensions.LOGS / "vocoder.jsonl",
-        validate=validate, parameters=trained, weight_decay=0.0,
+        validate=validate, parameters=trained(hift), weight_decay=0.0, continued=start is not None,
     )  # fmt: skip

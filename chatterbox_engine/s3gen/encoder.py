@@ -6,13 +6,18 @@ Parameters carry the names of the reference's `flow.encoder.*`.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatterbox_engine.s3gen.past import Before, Nothing, Part, attend
 from chatterbox_engine.spec import EncoderSpec, S3GenSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN
+
+Positions = Callable[[int, int], Tensor]
+"""Relative positions of so many queries, the last of so many keys."""
 
 _BLOCK_EPS = 1e-12
 """Of the blocks' layer norms; the other norms have torch's default."""
@@ -53,10 +58,10 @@ class _Lookahead(nn.Module):
         self.conv2 = nn.Conv1d(width, width, 3)
         self.lookahead = lookahead
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, W) -> (B, T, W)"""
-        y = F.leaky_relu(self.conv1(F.pad(x.transpose(1, 2), (0, self.lookahead))))
-        return x + self.conv2(F.pad(y, (2, 0))).transpose(1, 2)
+    def forward(self, x: Tensor, before: Before) -> Tensor:
+        """x (B, T + lookahead, W) -> (B, T, W)"""
+        y = F.leaky_relu(self.conv1(x.transpose(1, 2)))
+        return x[:, : y.shape[2]] + self.conv2(before.extend(y, 2)).transpose(1, 2)
 
 
 class _Upsample(nn.Module):
@@ -67,10 +72,10 @@ class _Upsample(nn.Module):
         self.conv = nn.Conv1d(width, width, 2 * rate + 1)
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, before: Before) -> Tensor:
         """x (B, T, W) -> (B, rate T, W)"""
         x = x.repeat_interleave(self.rate, dim=1).transpose(1, 2)
-        return self.conv(F.pad(x, (2 * self.rate, 0))).transpose(1, 2)
+        return self.conv(before.extend(x, 2 * self.rate)).transpose(1, 2)
 
 
 class _RelativeAttention(nn.Module):
@@ -87,24 +92,26 @@ class _RelativeAttention(nn.Module):
         self.pos_bias_u = nn.Parameter(torch.zeros(heads, width // heads))
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, width // heads))
 
-    def forward(self, x: Tensor, positions: Tensor, keys: Tensor | None) -> Tensor:
-        """x (B, T, W), positions (2T-1, W), keys (B, 1, 1 or T, T) bool or None -> (B, T, W)"""
-        batch, length, width = x.shape
+    def forward(self, x: Tensor, positions: Positions, before: Before) -> Tensor:
+        """x (B, T, W) -> (B, T, W)"""
         q = self.linear_q(x).unflatten(-1, (self.heads, -1))  # (B, T, H, D)
         k = self.linear_k(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         v = self.linear_v(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        p = self.linear_pos(positions).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)  # (H, D, 2T-1)
-        by_distance = torch.matmul((q + self.pos_bias_v).transpose(1, 2), p)  # (B, H, T, 2T-1)
-        # Row i's score for key j is that of distance i - j, in column T-1-i+j: a view with a row stride shorter by one.
-        # Scaling it makes the copy in plain order that the fused attention kernels ask of a bias.
-        outer, head, row, _ = by_distance.stride()
-        start = by_distance.storage_offset() + length - 1
-        bias = by_distance.as_strided((batch, self.heads, length, length), (outer, head, row - 1, 1), start)
-        bias = bias * (width // self.heads) ** -0.5
-        if keys is not None:
-            bias = bias.masked_fill(~keys, -torch.inf)
-        y = F.scaled_dot_product_attention((q + self.pos_bias_u).transpose(1, 2), k, v, attn_mask=bias)
-        return self.linear_out(y.transpose(1, 2).flatten(2))
+        placed = (q + self.pos_bias_v).transpose(1, 2)  # (B, H, T, D)
+
+        def bias(part: Part) -> Tensor:
+            queries, keys = part.places, part.keys.shape[2]
+            p = self.linear_pos(positions(queries, keys)).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
+            by_distance = torch.matmul(placed[part.rows, :, :queries], p)  # (rows, H, queries, keys + queries - 1)
+            # The last query's score for key j is that of distance keys-1-j, in column j; a query before it finds its
+            # own one column on: a view with a row stride shorter by one. Scaling it makes the copy in plain order that
+            # the fused attention kernels ask of a bias.
+            outer, head, row, _ = by_distance.stride()
+            start = by_distance.storage_offset() + queries - 1
+            size = (by_distance.shape[0], self.heads, queries, keys)
+            return by_distance.as_strided(size, (outer, head, row - 1, 1), start) * q.shape[-1] ** -0.5
+
+        return self.linear_out(attend((q + self.pos_bias_u).transpose(1, 2), before, k, v, bias))
 
 
 class _FeedForward(nn.Module):
@@ -125,8 +132,8 @@ class _Block(nn.Module):
         self.norm_ff = nn.LayerNorm(spec.width, eps=_BLOCK_EPS)
         self.feed_forward = _FeedForward(spec.width, spec.mlp_width)
 
-    def forward(self, x: Tensor, positions: Tensor, keys: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.norm_mha(x), positions, keys)
+    def forward(self, x: Tensor, positions: Positions, before: Before) -> Tensor:
+        x = x + self.self_attn(self.norm_mha(x), positions, before)
         return x + self.feed_forward(self.norm_ff(x))
 
 
@@ -151,46 +158,75 @@ class Encoder(nn.Module):
         Args:
             x: (B, T, W). Rows shorter than T are padded on the right, with anything.
             lengths: (B,) int64, each row's tokens, at least 1. None: every row has T, and no mask is made.
-            chunk: where given, and no lengths, no place attends beyond its own chunk of so many tokens.
+            chunk: where given, no place attends beyond its own chunk of so many tokens.
 
         Returns:
             (B, 2T, W). A row's first 2 * length frames equal those of the row alone; the others mean nothing.
         """
-        length = x.shape[1]
-        x = self.embed(x)
-        if lengths is not None:
-            # The embedding's bias makes padding non-zero, and the look-ahead convolution would read it.
-            x = x * _valid(lengths, length)[:, :, None]
-        x = self.pre_lookahead_layer(x)
-        x = self._run(self.encoders, x, lengths, chunk)
-        # From here on only attention looks to the right: the upsampling convolution is causal.
-        x = self.up_embed(self.up_layer(x))
-        x = self._run(
-            self.up_encoders,
-            x,
-            None if lengths is None else lengths * FRAMES_PER_TOKEN,
-            None if chunk is None else chunk * FRAMES_PER_TOKEN,
+        low, high = (
+            Nothing(_mask(length, None if lengths is None else rate * lengths, None if chunk is None else rate * chunk))
+            for rate, length in ((1, x.shape[1]), (FRAMES_PER_TOKEN, FRAMES_PER_TOKEN * x.shape[1]))
         )
+        return self._run(F.pad(self._embedded(x, lengths), (0, 0, 0, self.lookahead)), low, high)
+
+    def go_on(self, x: Tensor, lengths: Tensor, final: bool, low: Before, high: Before) -> Tensor:
+        """Encode the token embeddings that come after those of earlier calls.
+
+        Args:
+            x: (B, T, W), the look-ahead among them unless `final`.
+            lengths: (B,) int64, each row's tokens, the look-ahead's among them.
+            low, high: what came before, at the token rate and at the frame rate.
+
+        Returns:
+            (B, 2 (T - lookahead), W), or (B, 2T, W) if final.
+        """
+        x = self._embedded(x, lengths)
+        return self._run(F.pad(x, (0, 0, 0, self.lookahead)) if final else x, low, high)
+
+    @property
+    def lookahead(self) -> int:
+        return self.pre_lookahead_layer.lookahead
+
+    def _embedded(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The embedding's bias makes padding non-zero, and the look-ahead convolution would read it."""
+        x = self.embed(x)
+        return x if lengths is None else x * _valid(lengths, x.shape[1])[:, :, None]
+
+    def _run(self, x: Tensor, low: Before, high: Before) -> Tensor:
+        """x (B, T + lookahead, W) -> (B, 2T, W)"""
+        x = self.pre_lookahead_layer(x, low)
+        for block in self.encoders:
+            x = block(x, self._positions, low)
+        # From here on only attention looks to the right: the upsampling convolution is causal.
+        x = self.up_embed(self.up_layer(x, high))
+        for block in self.up_encoders:
+            x = block(x, self._positions, high)
         return self.after_norm(x)
 
-    def _run(self, blocks: nn.ModuleList, x: Tensor, lengths: Tensor | None, chunk: int | None) -> Tensor:
-        keys = None if lengths is None else _valid(lengths, x.shape[1])[:, None, None, :]
-        if chunk is not None:
-            keys = chunk_mask(x.shape[1], chunk)
-        positions = self._positions(x)
-        for block in blocks:
-            x = block(x, positions, keys)
-        return x
+    def _positions(self, queries: int, keys: int) -> Tensor:
+        """Relative positions (keys + queries - 1, W) of the last `queries` of `keys` places.
 
-    def _positions(self, x: Tensor) -> Tensor:
-        """Relative positions (2T-1, W) for x (B, T, W): the middle of one table, which doubles when it is too short."""
-        length, width = x.shape[1:]
-        table = self._table
-        if table is None or table.shape[0] < 2 * length - 1 or table.device != x.device or table.dtype != x.dtype:
-            rows = 1 << max(length - 1, 255).bit_length()
-            self._table = table = relative_positions(rows, width).to(x)
+        They are the middle of one table, which doubles when it is too short.
+        """
+        table, weight = self._table, self.after_norm.weight
+        if (
+            table is None
+            or table.shape[0] < 2 * keys - 1
+            or table.device != weight.device
+            or table.dtype != weight.dtype
+        ):
+            rows = 1 << max(keys - 1, 255).bit_length()
+            self._table = table = relative_positions(rows, len(weight)).to(weight)
         middle = table.shape[0] // 2
-        return table[middle - length + 1 : middle + length]
+        return table[middle - keys + 1 : middle + queries]
+
+
+def _mask(length: int, lengths: Tensor | None, chunk: int | None) -> Tensor | None:
+    """Where the places of rows attend: (B or 1, 1, 1 or length, length) bool, or None for everywhere."""
+    valid = None if lengths is None else _valid(lengths, length)[:, None, None]
+    if chunk is None:
+        return valid
+    return chunk_mask(length, chunk) if valid is None else valid & chunk_mask(length, chunk)
 
 
 def _valid(lengths: Tensor, width: int) -> Tensor:

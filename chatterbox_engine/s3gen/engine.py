@@ -5,56 +5,23 @@ import time
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from chatterbox_engine.accel.memory import give_back
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.errors import InvalidRequest, Overloaded
-from chatterbox_engine.s3gen.flow import Flow, flow_noise
-from chatterbox_engine.s3gen.hift import HiFT
 from chatterbox_engine.s3gen.hift_stream import advance
+from chatterbox_engine.s3gen.mels import ChunkedMels, Mels, WindowMels
+from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.scheduler import Work, batch, ready
 from chatterbox_engine.s3gen.stream import SpeechStream
-from chatterbox_engine.spec import S3GenSpec
-from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN, S3GenVoice
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, S3GenVoice
 from chatterbox_engine.watermark import Watermarker
-from chatterbox_engine.weights import Weights, load
 from chatterbox_engine.worker import Worker
 
 _FADE = np.concatenate(
     (np.zeros(SAMPLE_RATE // 50), (1 + np.cos(np.linspace(np.pi, 0, SAMPLE_RATE // 50))) / 2)
 ).astype(np.float32)
 """20 ms of silence, then 20 ms of fade-in, at the start of what T3 speaks in one go (S3Token2Wav.trim_fade)."""
-
-
-class S3GenModel:
-    """The flow and the vocoder, on one device."""
-
-    def __init__(
-        self,
-        spec: S3GenSpec,
-        weights: Weights,
-        dtype: torch.dtype,
-        device: torch.device,
-        f0_dtype: torch.dtype = torch.float64,
-    ) -> None:
-        with torch.device("meta"):
-            flow = Flow(spec)
-        hift = HiFT(spec.hift, spec.mel_bins)  # small, and with buffers of its own
-        load(flow, weights, "flow.", dtype)
-        load(hift, weights, "mel2wav.")
-        hift.f0_predictor.dtype = f0_dtype
-        self.spec = spec
-        self.flow = flow.to(device)
-        self.hift = hift.to(device)
-        self.device = device
-        """Where it computes; while nobody asks for anything its weights may be elsewhere."""
-        self.dtype = dtype
-
-    def to(self, device: torch.device) -> None:
-        """Move the weights."""
-        self.flow.to(device)
-        self.hift.to(device)
 
 
 class S3GenEngine(Worker):
@@ -74,6 +41,8 @@ class S3GenEngine(Worker):
         self._streams: list[SpeechStream] = []
         self._lock = threading.Lock()
         self.lookahead = model.spec.encoder.lookahead
+        chunked = switches.flow_attention == "chunked" or (switches.flow_attention == "auto" and model.spec.chunked)
+        self._mels: Mels = (ChunkedMels if chunked else WindowMels)(model, switches.cfm_steps)
         self.samples = 0
         """Samples of audio made since the start."""
         self.batch = 0
@@ -127,7 +96,7 @@ class S3GenEngine(Worker):
             stream.emit(np.zeros(0, np.float32), final=True)
             with self._lock:
                 self._streams.remove(stream)
-        work = ready(streams, time.monotonic(), self.lookahead, self._switches.queue_chunks)
+        work = ready(streams, time.monotonic(), self._mels.length, self._switches.queue_chunks)
         if not work:
             return bool(over)
         work = batch(work, self._switches.max_batch)
@@ -150,6 +119,7 @@ class S3GenEngine(Worker):
         return bool(self._streams)
 
     def rest(self) -> None:
+        self._mels.rest()
         self._model.to(torch.device("cpu"))
         give_back(self._model.device)
 
@@ -161,42 +131,6 @@ class S3GenEngine(Worker):
             streams, self._streams = self._streams, []
         for stream in streams:
             stream.audio.fail(error)
-
-    def _mels(self, work: list[Work]) -> list[Tensor]:
-        """The new mel frames (80, n) of each chunk, all from one call of the flow."""
-        model, device = self._model, self._model.device
-        longest = max(item.tokens for item in work)
-        prompt = work[0].prompt
-        tokens = torch.zeros(len(work), longest, dtype=torch.int64)
-        for row, item in enumerate(work):
-            chunk = item.chunk
-            tokens[row, :prompt] = item.stream.voice.prompt[0]
-            own = chunk.piece.tokens[chunk.start : chunk.start + item.tokens - prompt]
-            tokens[row, prompt : item.tokens] = torch.tensor(own, dtype=torch.int64)
-        ragged = any(item.tokens != longest for item in work)
-        mel = model.flow(
-            tokens.to(device),
-            torch.cat([item.stream.voice.feat for item in work]).to(device, model.dtype),
-            torch.cat([item.stream.voice.speaker for item in work]).to(device, model.dtype),
-            self._noise(work, longest),
-            lengths=torch.tensor([item.tokens for item in work], device=device) if ragged else None,
-            steps=self._switches.cfm_steps,
-            final=work[0].chunk.final,
-        )
-        begins = [FRAMES_PER_TOKEN * (item.chunk.piece.done - item.chunk.start) for item in work]
-        ends = [FRAMES_PER_TOKEN * (item.chunk.end - item.chunk.start) for item in work]
-        return [mel[row, :, begin:end] for row, (begin, end) in enumerate(zip(begins, ends, strict=True))]
-
-    def _noise(self, work: list[Work], longest: int) -> Tensor:
-        """The flow's noise (B, 80, frames): by place in the prompt, then by place in the piece."""
-        device, bins = self._model.device, self._model.spec.mel_bins
-        rows = []
-        for item in work:
-            seed = torch.tensor([item.chunk.piece.seed], device=device)
-            start = FRAMES_PER_TOKEN * item.chunk.start
-            rows.append(flow_noise(seed, FRAMES_PER_TOKEN * item.prompt, start,
-                                   FRAMES_PER_TOKEN * (longest - item.prompt), bins))  # fmt: skip
-        return torch.cat(rows)
 
     def _emit(self, item: Work, sound: np.ndarray) -> None:
         """Fade in at a piece's start, crop its end where the model asks so, add the pause, and hand the audio on."""

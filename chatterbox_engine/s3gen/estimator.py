@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatterbox_engine.s3gen.past import Before, Nothing, attend
 from chatterbox_engine.spec import EstimatorSpec, S3GenSpec
 
 _TIME_SCALE = 1000.0
@@ -22,8 +23,8 @@ class _CausalConv(nn.Conv1d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (2, 0)))
+    def forward(self, x: Tensor, before: Before) -> Tensor:  # type: ignore[override]
+        return super().forward(before.extend(x, 2))
 
 
 class _TimeMLP(nn.Module):
@@ -43,9 +44,9 @@ class _ConvBlock(nn.Module):
         super().__init__()
         self.block = nn.ModuleDict({"0": _CausalConv(inputs, outputs), "2": nn.LayerNorm(outputs)})
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, before: Before) -> Tensor:
         """x (B, inputs, T) -> (B, outputs, T)"""
-        return F.mish(self.block["2"](self.block["0"](x).transpose(1, 2))).transpose(1, 2)
+        return F.mish(self.block["2"](self.block["0"](x, before).transpose(1, 2))).transpose(1, 2)
 
 
 class _ResnetBlock(nn.Module):
@@ -56,10 +57,10 @@ class _ResnetBlock(nn.Module):
         self.block2 = _ConvBlock(outputs, outputs)
         self.res_conv = nn.Conv1d(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, before: Before) -> Tensor:
         """x (B, inputs, T), time (1 or B, time_width) -> (B, outputs, T)"""
-        h = self.block1(x) + self.mlp["1"](time)[:, :, None]
-        return self.block2(h) + self.res_conv(x)
+        h = self.block1(x, before) + self.mlp["1"](time)[:, :, None]
+        return self.block2(h, before) + self.res_conv(x)
 
 
 class _Attention(nn.Module):
@@ -72,13 +73,12 @@ class _Attention(nn.Module):
         self.to_v = nn.Linear(spec.width, inner, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(inner, spec.width)])
 
-    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """x (B, T, W), keys (B, 1, 1 or T, T) bool or None -> (B, T, W)"""
+    def forward(self, x: Tensor, before: Before) -> Tensor:
+        """x (B, T, W) -> (B, T, W)"""
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.to_q, self.to_k, self.to_v)
         )
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-        return self.to_out[0](y.transpose(1, 2).flatten(2))
+        return self.to_out[0](attend(q, before, k, v))
 
 
 class _FeedForward(nn.Module):
@@ -101,8 +101,8 @@ class _TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(spec.width)
         self.ff = _FeedForward(spec.width)
 
-    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        x = x + self.attn1(self.norm1(x), keys)
+    def forward(self, x: Tensor, before: Before) -> Tensor:
+        x = x + self.attn1(self.norm1(x), before)
         return x + self.ff(self.norm3(x))
 
 
@@ -116,13 +116,13 @@ class _Stage(nn.ModuleList):
         if with_conv:
             self.append(_CausalConv(spec.width, spec.width))
 
-    def forward(self, x: Tensor, time: Tensor, keys: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, before: Before) -> Tensor:
         """The stage without its convolution: x (B, inputs, T), time (1 or B, 4W) -> (B, W, T)"""
-        x = self[0](x, time).transpose(1, 2)
+        x = self[0](x, time, before).transpose(1, 2)
         blocks = self[1]
         assert isinstance(blocks, nn.ModuleList)
         for block in blocks:
-            x = block(x, keys)
+            x = block(x, before)
         return x.transpose(1, 2)
 
 
@@ -175,7 +175,14 @@ class Estimator(nn.Module):
         return self.time_mlp(waves.to(self.final_proj.weight.dtype))
 
     def velocity(
-        self, x: Tensor, mask: Tensor | None, mu: Tensor, time: Tensor, speaker: Tensor, cond: Tensor
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        mu: Tensor,
+        time: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        before: Before | None = None,
     ) -> Tensor:
         """The velocity at one time.
 
@@ -187,20 +194,22 @@ class Estimator(nn.Module):
             time: `embed_time` of the step, (B, 4 width), or (1, 4 width) for all rows.
             speaker: (B, mel_bins).
             cond: known mel frames, else zero (B, mel_bins, T).
+            before: frames that came before x's; then there is no mask. None: x begins at its rows' first frames.
 
         Returns:
             (B, mel_bins, T), zero at padding.
         """
         # Every convolution is causal, so padding on the right reaches a row's own frames through attention alone.
-        keys = None if mask is None else mask[:, None].bool()
+        if before is None:
+            before = Nothing(None if mask is None else mask[:, None].bool())
         down, up = self.down_blocks[0], self.up_blocks[0]
         assert isinstance(down, _Stage)
         assert isinstance(up, _Stage)
         x = torch.cat((x, mu, speaker[:, :, None].expand_as(x), cond), dim=1)
-        skip = down(x, time, keys)
-        x = down[2](skip)
+        skip = down(x, time, before)
+        x = down[2](skip, before)
         for stage in self.mid_blocks:
-            x = stage(x, time, keys)
-        x = up[2](up(torch.cat((x, skip), dim=1), time, keys))
-        x = self.final_proj(self.final_block(x))
+            x = stage(x, time, before)
+        x = up[2](up(torch.cat((x, skip), dim=1), time, before), before)
+        x = self.final_proj(self.final_block(x, before))
         return x * mask if mask is not None and mask.shape[1] == 1 else x

@@ -6,6 +6,8 @@ Parameters carry the names of the reference's `flow.*`.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from chatterbox_engine.accel import noise as positional
 from chatterbox_engine.s3gen.encoder import Encoder
 from chatterbox_engine.s3gen.estimator import Estimator
+from chatterbox_engine.s3gen.past import Before, Continuation, Past
 from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN
 
@@ -41,6 +44,29 @@ def flow_noise(seeds: Tensor, prompt_frames: int, start_frame: int, frames: int,
     spoken = torch.arange(start_frame * mel_bins, (start_frame + frames) * mel_bins, device=seeds.device)
     places = torch.cat((prompt, spoken)).expand(len(seeds), -1)
     return positional.normal(seeds, positional.Domain.FLOW, places).unflatten(1, (-1, mel_bins)).transpose(1, 2)
+
+
+@dataclass(slots=True)
+class FlowPast:
+    """What the flow keeps of a stream, so that its next chunk costs no more than its own frames."""
+
+    steps: list[Past]
+    """Of the estimator, at each Euler step."""
+    low: Past = field(default_factory=Past)
+    """Of the encoder at the token rate."""
+    high: Past = field(default_factory=Past)
+    """Of the encoder at the frame rate."""
+    frames: int = 0
+    """Mel frames so far, the prompt's among them."""
+
+    def copy(self) -> "FlowPast":
+        """Another stream's, that begins alike."""
+        return FlowPast([step.copy() for step in self.steps], self.low.copy(), self.high.copy(), self.frames)
+
+    def forget(self, first: int, last: int) -> None:
+        """Keep for the estimator the first and the last so many frames; the encoder, which is small, keeps all."""
+        for step in self.steps:
+            step.forget(first, last)
 
 
 class _Decoder(nn.Module):
@@ -115,18 +141,103 @@ class Flow(nn.Module):
         cond[:, :, :prompt] = prompt_feat.transpose(1, 2)
         return self._solve(noise[:, :, :frames], mask, mu, voice, cond, steps or self.spec.cfm_steps)[:, :, prompt:]
 
-    def _solve(self, x: Tensor, mask: Tensor | None, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int) -> Tensor:
+    def hear(self, prompt: Tensor, prompt_feat: Tensor, speaker: Tensor, *, steps: int | None = None) -> FlowPast:
+        """The past of a stream that has not begun: its voice's prompt, computed once for all streams of the voice.
+
+        The prompt's last `lookahead` tokens are left for a stream's first chunk, whose tokens they hear.
+
+        Args:
+            prompt: (1, N) int64.
+            prompt_feat: its mel (1, 2N, mel_bins).
+            speaker: (1, speaker_width).
+            steps: Euler steps, of the streams too. None: `spec.cfm_steps`.
+        """
+        past = FlowPast([Past() for _ in range(steps or self.spec.cfm_steps)])
+        lookahead = self.spec.encoder.lookahead
+        if prompt.shape[1] > lookahead:
+            frames = FRAMES_PER_TOKEN * (prompt.shape[1] - lookahead)
+            noise = flow_noise(
+                torch.zeros(1, dtype=torch.int64, device=prompt.device), frames, 0, 0, self.spec.mel_bins
+            )
+            self.go_on(prompt, [prompt.shape[1]], prompt_feat, speaker, noise, [past], final=False)
+        return past
+
+    def go_on(
+        self,
+        tokens: Tensor,
+        lengths: Sequence[int],
+        prompt_feat: Tensor,
+        speaker: Tensor,
+        noise: Tensor,
+        pasts: Sequence[FlowPast],
+        *,
+        final: bool,
+    ) -> list[Tensor]:
+        """Speak the next chunk of each stream: it attends to itself and to all before it, and not beyond.
+
+        For weights that were trained so this is what they were trained for; for others it is an approximation.
+
+        Args:
+            tokens: (B, T) int64, those after the frames that a stream's past has, the shorter rows padded on the right.
+            lengths: each row's tokens. If not final, the last `lookahead` of them are heard only as context.
+            prompt_feat: mel of the prompts (B, P, mel_bins).
+            speaker: (B, speaker_width).
+            noise: (B, mel_bins, F), of the new frames.
+            pasts: what came before, of as many Euler steps each. They are moved on.
+            final: whether the utterances end here.
+
+        Returns:
+            The new mel frames after the prompt (mel_bins, n) of each row.
+        """
+        streams = len(lengths)
+        counts = [length - (0 if final else self.spec.encoder.lookahead) for length in lengths]
+        frames = [FRAMES_PER_TOKEN * count for count in counts]
+        low = Continuation([past.low for past in pasts], counts, 1)
+        high = Continuation([past.high for past in pasts], frames, 1)
+        valid = torch.tensor(lengths, device=tokens.device)
+        mu = self.encoder_proj(self.encoder.go_on(self.input_embedding(tokens), valid, final, low, high)).transpose(
+            1, 2
+        )
+        voice = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
+        cond = torch.zeros_like(mu)
+        for row, past in enumerate(pasts):
+            known = prompt_feat[row, past.frames :][: mu.shape[2]]
+            cond[row, :, : len(known)] = known.T
+        rows = 1 if self.spec.meanflow else 2
+        each = zip(*(past.steps for past in pasts), strict=True)
+        before = [Continuation(step, frames, rows) for step in each]
+        mel = self._solve(noise, None, mu, voice, cond, len(before), before)
+        spoken = []
+        for row in range(streams):
+            begin = max(0, prompt_feat.shape[1] - pasts[row].frames)
+            spoken.append(mel[row, :, begin : frames[row]])
+            pasts[row].frames += frames[row]
+        return spoken
+
+    def _solve(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        mu: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        steps: int,
+        before: Sequence[Before | None] | None = None,
+    ) -> Tensor:
         """Euler's method from noise x (B, mel_bins, T) to mel, in x's dtype, over `steps` steps.
+
+        `before` has what came before x's frames, for each step.
 
         They are even for a mean-flow model. For others they follow a cosine, with guidance (Ho and Salimans,
         2207.12598): rows with all conditions, then the same rows with none.
         """
         estimator = self.decoder.estimator
+        before = before or [None] * steps
         even = torch.linspace(0, 1, steps + 1, device=x.device)
         if self.spec.meanflow:
             embedded = estimator.embed_time(even[:-1], even[1:])
-            for time, step in zip(embedded.split(1), even.diff(), strict=True):
-                x = x + step * estimator.velocity(x.to(mu.dtype), mask, mu, time, speaker, cond).to(x.dtype)
+            for time, step, past in zip(embedded.split(1), even.diff(), before, strict=True):
+                x = x + step * estimator.velocity(x.to(mu.dtype), mask, mu, time, speaker, cond, past).to(x.dtype)
             return x
         mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
         if mask is not None:
@@ -134,8 +245,8 @@ class Flow(nn.Module):
         times = 1 - torch.cos(even * (math.pi / 2))
         embedded = estimator.embed_time(times[:-1])
         rate = self.spec.cfg_rate
-        for time, step in zip(embedded.split(1), times.diff(), strict=True):
+        for time, step, past in zip(embedded.split(1), times.diff(), before, strict=True):
             rows = x.to(mu.dtype).repeat(2, 1, 1)
-            given, free = estimator.velocity(rows, mask, mu, time, speaker, cond).to(x.dtype).chunk(2)
+            given, free = estimator.velocity(rows, mask, mu, time, speaker, cond, past).to(x.dtype).chunk(2)
             x = x + step * ((1 + rate) * given - rate * free)
         return x

@@ -1,6 +1,6 @@
 """Which streams' chunks go into the next call of S3Gen: earliest deadline first. Holds no tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chatterbox_engine.s3gen.stream import Chunk, SpeechStream
@@ -16,7 +16,7 @@ class Work:
     stream: SpeechStream
     chunk: Chunk
     tokens: int
-    """Length of the flow's window: prompt, context and new tokens, with the look-ahead."""
+    """What it puts into the flow's call."""
     prompt: int
     """Tokens of the voice's prompt."""
 
@@ -31,17 +31,20 @@ class Work:
         )
 
 
-def ready(streams: Sequence[SpeechStream], now: float, lookahead: int, queue_chunks: int) -> list[Work]:
-    """Streams that have a chunk to make and a listener who is not yet far behind."""
+def ready(
+    streams: Sequence[SpeechStream], now: float, length: Callable[[SpeechStream, Chunk], int], queue_chunks: int
+) -> list[Work]:
+    """Streams that have a chunk to make and a listener who is not yet far behind.
+
+    `length` tells how many tokens a chunk puts into the flow's call.
+    """
     work = []
     for stream in streams:
         if stream.audio.full(queue_chunks) or stream.ahead(now):
             continue
         chunk = stream.next_chunk()
         if chunk is not None:
-            prompt = stream.voice.prompt.shape[1]
-            tail = 0 if chunk.final else lookahead
-            work.append(Work(stream, chunk, prompt + chunk.end + tail - chunk.start, prompt))
+            work.append(Work(stream, chunk, length(stream, chunk), stream.voice.prompt.shape[1]))
     return work
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from chatterbox_engine.mailbox import Mailbox
+from chatterbox_engine.s3gen.flow import FlowPast
 from chatterbox_engine.s3gen.hift_stream import HiFTStream
 from chatterbox_engine.types import SAMPLE_RATE, S3GenVoice
 from chatterbox_engine.watermark import WatermarkStream
@@ -29,6 +30,8 @@ class Piece:
     """Tokens whose mel frames are committed."""
     samples: int = 0
     """Samples made of it, without the pause."""
+    flow: FlowPast | None = None
+    """What the flow keeps of it, where it speaks chunk by chunk; None before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class SpeechStream:
         """Samples handed to the listener so far."""
         self._lookahead = lookahead
         self._schedule = schedule
-        self._context_window = context_window
+        self.context_window = context_window
         self._max_lead_s = max_lead_s
         self._wake = wake
         self._closing_tokens = closing_tokens
@@ -124,7 +127,7 @@ class SpeechStream:
             piece = self._pieces[0]
             available, complete = len(piece.tokens), piece.complete
         size = self._size(self._chunks)
-        start = 0 if self._context_window is None else max(0, piece.done - self._context_window)
+        start = 0 if self.context_window is None else max(0, piece.done - self.context_window)
         # Where a chunk ends depends on the tokens alone, never on when they came.
         if available - piece.done >= size + self._lookahead:
             return Chunk(piece, start, piece.done + size, final=False)

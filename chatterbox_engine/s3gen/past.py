@@ -1,0 +1,141 @@
+"""What a causal layer sees of the places before those of its call: nothing, or what earlier calls kept.
+
+With chunks that attend to themselves and to all before them (CosyVoice 2, 2412.10117, section 2.4), a chunk's result
+never changes later. So keys, values and the last inputs of convolutions are kept, and a call computes new places alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kept = TypeVar("Kept")
+
+
+class Part(NamedTuple):
+    """Rows of a call that attend to the same number of keys."""
+
+    rows: slice
+    places: int
+    """New places of these rows; those after them are padding."""
+    keys: Tensor
+    """(rows, H, L, D)"""
+    values: Tensor
+    mask: Tensor | None
+    """True where a place may attend."""
+
+
+class Before(Protocol):
+    """The places before a call's, to the layers, which ask in the order in which they run."""
+
+    def extend(self, x: Tensor, count: int) -> Tensor:
+        """x (R, C, T) -> (R, C, count + T), with the `count` places before it."""
+
+    def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
+        """Keys and values (R, H, T, D) of the new places, with those before them."""
+
+
+class Nothing:
+    """The call holds its rows from their first place on; `mask` (B or 1, 1, 1 or T, T) says where they attend."""
+
+    def __init__(self, mask: Tensor | None = None) -> None:
+        self._mask = mask
+
+    def extend(self, x: Tensor, count: int) -> Tensor:
+        return F.pad(x, (count, 0))
+
+    def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
+        yield Part(slice(None), keys.shape[2], keys, values, self._mask)
+
+
+@dataclass(slots=True)
+class Past:
+    """What the layers of one network keep of one stream, in the order in which they run; G rows a stream."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    """Of each convolution the last places (G, C, count)."""
+    keys_values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Of each attention (G, H, L, D), twice."""
+
+    def copy(self) -> "Past":
+        """Another stream's, that begins alike. Tensors are shared: none is ever written to."""
+        return Past(list(self.inputs), list(self.keys_values))
+
+    def forget(self, first: int, last: int) -> None:
+        """Of each attention keep the first and the last so many places."""
+        for index, both in enumerate(self.keys_values):
+            if both[0].shape[2] > first + last:
+                keys, values = (torch.cat((own[:, :, :first], own[:, :, own.shape[2] - last :]), dim=2) for own in both)
+                self.keys_values[index] = keys, values
+
+
+class Continuation:
+    """B streams of G rows each go on: rows are those of all streams, G times. A call moves their pasts on."""
+
+    def __init__(self, pasts: Sequence[Past], counts: Sequence[int], rows: int) -> None:
+        """`counts`: new places of each stream, the shorter ones padded on the right; `rows`: G."""
+        self._pasts = pasts
+        self._counts = counts
+        self._rows = rows
+        self._convolution = self._attention = 0
+
+    def extend(self, x: Tensor, count: int) -> Tensor:
+        index, self._convolution = self._convolution, self._convolution + 1
+        nothing = x.new_zeros(self._rows, x.shape[1], count)
+        before = [past.inputs[index] if index < len(past.inputs) else nothing for past in self._pasts]
+        x = torch.cat((torch.stack(before, dim=1).flatten(0, 1), x), dim=2)
+        for stream, (past, own) in enumerate(zip(self._pasts, self._counts, strict=True)):
+            _put(past.inputs, index, x[self._of(stream), :, own : own + count].clone())
+        return x
+
+    def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
+        index, self._attention = self._attention, self._attention + 1
+        for stream, (past, own) in enumerate(zip(self._pasts, self._counts, strict=True)):
+            rows = self._of(stream)
+            seen = [keys[rows, :, :own], values[rows, :, :own]]
+            if index < len(past.keys_values):
+                seen = [torch.cat(both, dim=2) for both in zip(past.keys_values[index], seen, strict=True)]
+            else:
+                seen = [new.clone() for new in seen]  # a view would keep the whole call's alive
+            _put(past.keys_values, index, (seen[0], seen[1]))
+            yield Part(rows, own, seen[0], seen[1], None)
+
+    def _of(self, stream: int) -> slice:
+        return slice(stream, None, len(self._pasts))
+
+
+def attend(
+    q: Tensor, before: Before, keys: Tensor, values: Tensor, bias: Callable[[Part], Tensor] | None = None
+) -> Tensor:
+    """Attention of q (R, H, T, D) to its own and earlier places -> (R, T, H D), zero at padding.
+
+    `bias`: what is added to a part's scores (rows, H, places, L).
+    """
+    parts = list(before.parts(keys, values))
+    made = [
+        F.scaled_dot_product_attention(
+            q[part.rows, :, : part.places], part.keys, part.values, attn_mask=_mask(part, bias)
+        )
+        for part in parts
+    ]
+    if len(parts) > 1 or parts[0].places < q.shape[2]:
+        y = torch.zeros_like(q)
+        for part, own in zip(parts, made, strict=True):
+            y[part.rows, :, : part.places] = own
+        made = [y]
+    return made[0].transpose(1, 2).flatten(2)
+
+
+def _mask(part: Part, bias: Callable[[Part], Tensor] | None) -> Tensor | None:
+    if bias is None:
+        return part.mask
+    added = bias(part)
+    return added if part.mask is None else added.masked_fill(~part.mask, -torch.inf)
+
+
+def _put(kept: list[Kept], index: int, value: Kept) -> None:
+    """Replace what is there, or be the next."""
+    kept[index : index + 1] = [value]
