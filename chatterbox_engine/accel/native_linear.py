@@ -42,7 +42,7 @@ class NativeLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
         own = (self._packed, self._scale, self._sums, self._bias)
         self.weight_bytes = sum(tensor.nbytes for tensor in own if tensor is not None)
-        self.struct = native.Linear(self.out, inputs, digits, *(pointer(tensor) for tensor in own))
+        self.struct = native.Linear(self.out, inputs, digits, *(native.pointer(tensor) for tensor in own))
         kernels = native.kernels()
         assert kernels is not None
         self._kernel = kernels.linear
@@ -50,15 +50,10 @@ class NativeLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
         made = torch.empty(len(rows), self.out)
-        arguments = pointer(rows), ctypes.c_int64(len(rows)), pointer(made)
+        arguments = native.pointer(rows), ctypes.c_int64(len(rows)), native.pointer(made)
         if self._kernel(ctypes.byref(self.struct), *arguments) != 0:
             raise MemoryError("A linear layer's activations do not fit in memory.")
         return made.to(x.dtype).view(*x.shape[:-1], self.out)
-
-
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a contiguous tensor's data lie; None is NULL."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _packed(weight: Tensor, together: int) -> Tensor:

@@ -5,11 +5,14 @@ drawable inside a captured graph. So each number is a hash of its place: 32-bit 
 finaliser (C. Wellons, hash-prospector) and turned into uniform, exponential or normal numbers.
 """
 
+import ctypes
 import math
 from enum import IntEnum
 
 import torch
 from torch import Tensor
+
+from chatterbox_engine.accel import native
 
 _MASK = 0xFFFFFFFF
 
@@ -61,6 +64,22 @@ def normal(seeds: Tensor, domain: Domain, places: Tensor) -> Tensor:
     radius = torch.sqrt(-2.0 * torch.log(uniform(seeds, domain, places, 0)))
     angle = (2.0 * math.pi) * uniform(seeds, domain, places, 1)
     return (radius * torch.cos(angle)).float()
+
+
+def normals(seeds: Tensor, domain: Domain, starts: Tensor, count: int) -> Tensor:
+    """Standard normal float32 numbers at the `count` places from `starts` on: (B,), (B,) int64 -> (B, count).
+
+    On a CPU by the engine's own kernels where they run; those differ from `normal` by roundings alone.
+    """
+    kernels = native.kernels() if seeds.device.type == "cpu" else None
+    if kernels is None:
+        return normal(seeds, domain, starts[:, None] + torch.arange(count, device=seeds.device))
+    seeds, starts, made = seeds.contiguous(), starts.contiguous(), torch.empty(len(seeds), count)
+    kernels.normals(
+        native.pointer(seeds), ctypes.c_int64(domain), native.pointer(starts), ctypes.c_int64(len(seeds)),
+        ctypes.c_int64(count), native.pointer(made),
+    )  # fmt: skip
+    return made
 
 
 def derive_seed(seed: int, index: int) -> int:

@@ -40,10 +40,13 @@ def flow_noise(seeds: Tensor, prompt_frames: int, start_frame: int, frames: int,
     Returns:
         (B, mel_bins, prompt_frames + frames) float32, standard normal.
     """
-    prompt = torch.arange(prompt_frames * mel_bins, device=seeds.device) + _PROMPT_PLACE
-    spoken = torch.arange(start_frame * mel_bins, (start_frame + frames) * mel_bins, device=seeds.device)
-    places = torch.cat((prompt, spoken)).expand(len(seeds), -1)
-    return positional.normal(seeds, positional.Domain.FLOW, places).unflatten(1, (-1, mel_bins)).transpose(1, 2)
+    starts = torch.full_like(seeds, _PROMPT_PLACE), torch.full_like(seeds, start_frame * mel_bins)
+    counts = prompt_frames * mel_bins, frames * mel_bins
+    runs = [
+        positional.normals(seeds, positional.Domain.FLOW, start, count)
+        for start, count in zip(starts, counts, strict=True)
+    ]
+    return torch.cat(runs, dim=1).unflatten(1, (-1, mel_bins)).transpose(1, 2)
 
 
 @dataclass(slots=True)

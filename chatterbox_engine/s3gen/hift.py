@@ -52,10 +52,8 @@ def source_noise(seeds: Tensor, start_samples: Tensor, samples: int, harmonics: 
     Returns:
         (B, harmonics, samples) float32, standard normal.
     """
-    device = seeds.device
-    sample = start_samples[:, None] + torch.arange(samples, device=device)
-    places = sample[:, None] * harmonics + torch.arange(harmonics, device=device)[:, None]
-    return positional.normal(seeds, positional.Domain.SOURCE, places.flatten(1)).view_as(places)
+    made = positional.normals(seeds, positional.Domain.SOURCE, start_samples * harmonics, samples * harmonics)
+    return made.unflatten(1, (samples, harmonics)).transpose(1, 2)
 
 
 class _F0Predictor(nn.Module):

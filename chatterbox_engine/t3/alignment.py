@@ -10,7 +10,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from chatterbox_engine.accel.native_linear import pointer
+from chatterbox_engine.accel.native import pointer
 from chatterbox_engine.spec import T3Spec
 
 _HELD = -float(2**15)

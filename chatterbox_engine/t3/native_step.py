@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from chatterbox_engine.accel import native
-from chatterbox_engine.accel.native_linear import NativeLinear, pointer
+from chatterbox_engine.accel.native import pointer
+from chatterbox_engine.accel.native_linear import NativeLinear
 from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model

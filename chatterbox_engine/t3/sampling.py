@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chatterbox_engine.accel.native_linear import pointer
+from chatterbox_engine.accel.native import pointer
 from chatterbox_engine.accel.noise import Domain, exponential
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from chatterbox_engine.accel.noise import Domain, derive_seed, exponential, normal, uniform
+from chatterbox_engine.accel.noise import Domain, derive_seed, exponential, normal, normals, uniform
 
 KINDS: list[Callable[[Tensor, Domain, Tensor], Tensor]] = [uniform, exponential, normal]
 seeds = st.integers(0, 2**63 - 1)
@@ -76,6 +76,33 @@ def test_distributions(
         assert stats.kstest(sample.numpy(), expected.cdf).pvalue > 1e-3
         assert abs(torch.corrcoef(torch.stack((sample[1:], sample[:-1])))[0, 1]) < 4 / math.sqrt(count)
         assert sample.isfinite().all()
+
+
+@given(
+    streams=st.lists(st.tuples(seeds, st.integers(0, 2**45)), min_size=1, max_size=4),
+    count=st.integers(0, 3000),
+    cut=st.integers(0, 3000),
+    domain=domains,
+)
+@settings(max_examples=30, deadline=None)
+def test_a_run_has_the_numbers_of_its_places(
+    streams: list[tuple[int, int]], count: int, cut: int, domain: Domain
+) -> None:
+    rows, starts = (torch.tensor(column) for column in zip(*streams, strict=True))
+    made = normals(rows, domain, starts, count)
+    expected = normal(rows, domain, starts[:, None] + torch.arange(count))
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=1e-6)
+    cut = min(cut, count)
+    parts = normals(rows, domain, starts, cut), normals(rows, domain, starts + cut, count - cut)
+    assert torch.equal(torch.cat(parts, dim=1), made)
+
+
+@pytest.mark.parametrize("before", range(0, 33, 4))
+def test_a_run_crosses_the_lower_half_of_its_places(before: int) -> None:
+    start = torch.tensor([3 * 2**32 - before])
+    made = normals(torch.tensor([7]), Domain.FLOW, start, 64)
+    expected = normal(torch.tensor([7]), Domain.FLOW, start[:, None] + torch.arange(64))
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_neighbouring_seeds_and_lanes_are_uncorrelated() -> None:

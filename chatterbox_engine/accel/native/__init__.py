@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,11 @@ def kernels() -> ctypes.CDLL | None:
     return library
 
 
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a contiguous tensor's data lie; None is NULL."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
 def _built() -> Path:
     """The shared library, compiled unless it is there. Raises OSError, CalledProcessError."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
@@ -79,7 +85,7 @@ def _built() -> Path:
     )
     sources = [
         (_FOLDER / name).read_text()
-        for name in ("team.h", "linear.h", "attention.h", "guard.h", "sample.h", "decode.c")
+        for name in ("team.h", "linear.h", "attention.h", "guard.h", "noise.h", "sample.h", "decode.c")
     ]
     what = (*sources, *_FLAGS, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"
@@ -92,7 +98,7 @@ def _built() -> Path:
         commands = (
             [compiler, *_FLAGS, "-c", str(_FOLDER / "decode.c"), "-o", str(compiled)],
             # Linked without -ffast-math, which would set the whole process's floating-point modes.
-            [compiler, "-shared", "-fopenmp", str(compiled), "-o", str(linked), "-lm"],
+            [compiler, "-shared", "-fopenmp", str(compiled), "-o", str(linked), "-lmvec", "-lm"],
         )
         for command in commands:
             subprocess.run(command, capture_output=True, text=True, check=True)

@@ -2,20 +2,9 @@
 // sorted. What a token must win is argmax(p / Exp(1)), which a factor common to all p does not change: so their sum is
 // never taken, and min-p compares with the likeliest one's weight of 1.
 
-// 32-bit words mixed, as accel/noise.py does it.
-static inline __m512i mix(__m512i word) {
-  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
-  word = _mm512_mullo_epi32(word, _mm512_set1_epi32(0x7FEB352D));
-  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 15));
-  word = _mm512_mullo_epi32(word, _mm512_set1_epi32((int)0x846CA68B));
-  return _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
-}
+#include "noise.h"
 
-// The key of a stream's draws: domain SAMPLING, lane 0.
-static inline __m512i sampling_key(int64_t seed) {
-  __m512i key = mix(_mm512_set1_epi32((int)(seed + 3 * 0x9E3779B9)));
-  return mix(_mm512_xor_si512(key, _mm512_set1_epi32((int)(seed >> 32))));
-}
+enum { SAMPLING = 1 }; // the draws' domain
 
 // Repetition penalty and temperature, in place -> the largest logit.
 static float temper(float *logits, const uint8_t *seen, int64_t count, float penalty, float temperature) {
@@ -40,7 +29,7 @@ static float temper(float *logits, const uint8_t *seen, int64_t count, float pen
 static int64_t race(const float *logits, int64_t count, float most, float min_p, __m512i key, int64_t first) {
   const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const float range = 4294967296.0f, slack = 0.999999f; // 2**32; more than the bound's roundings
-  __m512i high = mix(_mm512_xor_si512(key, _mm512_set1_epi32((int)(first >> 32)))); // no row crosses 2**32
+  __m512i high = noise_high(key, first); // no row crosses 2**32
   float best = 0.0f;
   int64_t winner = 0;
   for (int64_t i = 0; i < count; i += 16) {
@@ -49,7 +38,7 @@ static int64_t race(const float *logits, int64_t count, float most, float min_p,
     runs = _mm512_mask_cmp_ps_mask(runs, weight, _mm512_set1_ps(min_p), _CMP_GE_OQ);
     if (!runs) continue;
     __m512i place = _mm512_add_epi32(_mm512_set1_epi32((int)(first + i)), each);
-    __m512i word = mix(_mm512_add_epi32(mix(_mm512_xor_si512(place, high)), key));
+    __m512i word = noise_words(key, high, place);
     __m512 bound = _mm512_cvtepu32_ps(_mm512_xor_si512(word, _mm512_set1_epi32(-1)));
     bound = _mm512_mul_ps(_mm512_add_ps(bound, _mm512_set1_ps(0.5f)), _mm512_set1_ps(best * slack / range));
     runs = _mm512_mask_cmp_ps_mask(runs, weight, bound, _CMP_GT_OQ);
@@ -72,6 +61,6 @@ void sample(float *logits, const int64_t *slots, const uint8_t *seen, const floa
   for (int64_t s = 0; s < count; s++, logits += vocabulary) {
     int64_t slot = slots[s];
     float most = temper(logits, seen + slot * vocabulary, vocabulary, penalty[slot], temperature[slot]);
-    drawn[s] = race(logits, vocabulary, most, min_p[slot], sampling_key(seeds[slot]), steps[slot] * vocabulary);
+    drawn[s] = race(logits, vocabulary, most, min_p[slot], noise_key(seeds[slot], SAMPLING, 0), steps[slot] * vocabulary);
   }
 }
