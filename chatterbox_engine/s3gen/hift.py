@@ -5,6 +5,7 @@ HiFi-GAN (2010.05646) that upsamples the mel, adds the source's spectrogram at e
 Parameters carry the names of the reference's `mel2wav.*`, with weight norm folded into `weight`.
 """
 
+import ctypes
 import math
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatterbox_engine.accel import native
 from chatterbox_engine.accel import noise as positional
 from chatterbox_engine.spec import HiFTSpec
 from chatterbox_engine.types import SAMPLE_RATE
@@ -235,10 +237,7 @@ class HiFT(nn.Module):
             The source (B, 1, F * samples_per_frame) float32, and the phase (B, H) after its last sample.
         """
         spec = self.spec
-        multiples = torch.arange(1, self.harmonics + 1, device=f0.device)[:, None]
-        step = (f0[:, None] * multiples / SAMPLE_RATE).double()  # (B, H, F) cycles a sample
-        ends = phase[:, :, None] + self.samples_per_frame * step.cumsum(-1)
-        starts = ends - self.samples_per_frame * step
+        step, starts, ends = self._cycles(f0, phase)
         count = torch.arange(1, self.samples_per_frame + 1, device=f0.device)
         cycles = (starts[..., None] + step[..., None] * count).frac().float()  # (B, H, F, samples of a frame)
         sines = torch.sin(cycles * (2.0 * math.pi) + offsets[:, :, None, None])
@@ -246,6 +245,36 @@ class HiFT(nn.Module):
         std = voiced * spec.noise_std + (1.0 - voiced) * (spec.sine_amplitude / 3.0)
         waves = sines * (voiced * spec.sine_amplitude) + noise.view_as(sines) * std
         return self.m_source(waves.flatten(2)), ends[:, :, -1].frac()
+
+    def excite(self, f0: Tensor, phase: Tensor, seeds: Tensor, start_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """`source` with the phases and the noise of (B,) seeds from each row's start_samples (B,) on.
+
+        On a CPU in one pass by the engine's own kernels where they run; it differs by roundings alone.
+        """
+        offsets = initial_phases(seeds, self.harmonics)
+        kernels = native.kernels() if f0.device.type == "cpu" and self.samples_per_frame <= native.NORMALS else None
+        if kernels is None:
+            samples = f0.shape[1] * self.samples_per_frame
+            return self.source(f0, phase, offsets, source_noise(seeds, start_samples, samples, self.harmonics))
+        spec, mixer = self.spec, self.m_source.l_linear
+        step, starts, ends = self._cycles(f0, phase)
+        by_frame = step.float().transpose(1, 2).contiguous(), starts.transpose(1, 2).contiguous()
+        given = f0.contiguous(), *by_frame, offsets.contiguous(), seeds.contiguous(), start_samples.contiguous()
+        struct = native.Source(
+            self.harmonics, self.samples_per_frame, spec.voiced_threshold, spec.sine_amplitude, spec.noise_std,
+            native.pointer(mixer.weight),
+        )  # fmt: skip
+        made = torch.empty(*f0.shape, self.samples_per_frame)
+        rows, frames = (ctypes.c_int64(size) for size in f0.shape)
+        kernels.source(ctypes.byref(struct), *map(native.pointer, given), rows, frames, native.pointer(made))
+        return torch.tanh(made.flatten(1) + mixer.bias)[:, None], ends[:, :, -1].frac()
+
+    def _cycles(self, f0: Tensor, phase: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cycles of each sine (B, H, F) float64: that a sample adds, run before a frame, and run after it."""
+        multiples = torch.arange(1, self.harmonics + 1, device=f0.device)[:, None]
+        step = (f0[:, None] * multiples / SAMPLE_RATE).double()
+        ends = phase[:, :, None] + self.samples_per_frame * step.cumsum(-1)
+        return step, ends - self.samples_per_frame * step, ends
 
     def decode(self, mel: Tensor, source: Tensor) -> Tensor:
         """Mel (B, mel_bins, F) and source (B, 1, F * samples_per_frame) -> samples (B, F * samples_per_frame)."""

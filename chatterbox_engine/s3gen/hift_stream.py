@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from chatterbox_engine.s3gen.hift import EDGE_KERNEL, F0_KERNEL, F0_LAYERS, HiFT, initial_phases, source_noise
+from chatterbox_engine.s3gen.hift import EDGE_KERNEL, F0_KERNEL, F0_LAYERS, HiFT
 from chatterbox_engine.spec import HiFTSpec
 
 
@@ -217,6 +217,5 @@ def _make_source(
     f0 = hift.f0(mel)[:, first : first + plan.source_frames]
     seeds = torch.tensor([s.seed for s in streams], device=mel.device)
     starts = torch.tensor([s.sourced * hift.samples_per_frame for s in streams], device=mel.device)
-    noise = source_noise(seeds, starts, plan.source_frames * hift.samples_per_frame, hift.harmonics)
-    source, phase = hift.source(f0, phase, initial_phases(seeds, hift.harmonics), noise)
+    source, phase = hift.excite(f0, phase, seeds, starts)
     return source[:, 0], phase

@@ -1,6 +1,7 @@
 """The CPU's own linear layers against float64, with tiles and without."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,3 +87,10 @@ def test_threads_that_are_not_there_are_not_waited_for() -> None:
     )
     environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+def test_the_kernels_compile_where_the_processor_has_what_they_need() -> None:
+    """Else every test of them would be skipped."""
+    if torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported():
+        assert native.kernels() is not None

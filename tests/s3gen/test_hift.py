@@ -152,6 +152,24 @@ def test_source_in_two_parts_equals_the_whole(hift: HiFT, mel: Tensor) -> None:
     assert ((end >= 0) & (end < 1)).all()
 
 
+@pytest.mark.parametrize("start", [0, 7, 2**33 // 9 * 9 + 3])
+def test_what_is_excited_is_the_source_with_its_own_noise(hift: HiFT, start: int) -> None:
+    """Voiced and unvoiced, at rows of their own places; whichever kernel makes it."""
+    generator = torch.Generator().manual_seed(2)
+    f0 = 80 + 300 * torch.rand(3, 30, generator=generator) * (torch.arange(30) % 7 > 1)
+    f0[:, 3:6] = 0.0
+    seeds, starts = torch.tensor([5, 2**40 + 1, 0]), torch.tensor([start, start + 960, 0])
+    phase = torch.rand(3, hift.harmonics, dtype=torch.float64, generator=generator)
+    noise = source_noise(seeds, starts, 30 * SAMPLES, hift.harmonics)
+    expected, end = hift.source(f0, phase, initial_phases(seeds, hift.harmonics), noise)
+    made, after = hift.excite(f0, phase, seeds, starts)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
+    assert torch.equal(after, end)
+    alone, _ = hift.excite(f0[1:2], phase[1:2], seeds[1:2], starts[1:2])
+    assert torch.equal(alone[0], made[1])
+
+
 def test_phase_stays_exact_over_a_minute(hift: HiFT) -> None:
     f0 = torch.full((1, 1), 187.5)  # 3.75 cycles a frame: exact in binary
     phase, silence = torch.zeros(1, HARMONICS, dtype=torch.float64), torch.zeros(1, HARMONICS, SAMPLES)

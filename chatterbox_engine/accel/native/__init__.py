@@ -55,6 +55,19 @@ class Cache(ctypes.Structure):
     _fields_ = (("store", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("rows", "positions", "quantised")))
 
 
+class Source(ctypes.Structure):
+    _fields_ = (
+        ("harmonics", ctypes.c_int64),
+        ("samples", ctypes.c_int64),
+        *((name, ctypes.c_float) for name in ("voiced", "sine", "noise")),
+        ("weight", ctypes.c_void_p),
+    )
+
+
+NORMALS = 1024
+"""Samples of a frame that `source` takes, at most."""
+
+
 @cache
 def kernels() -> ctypes.CDLL | None:
     """The compiled kernels, or None where this processor or machine cannot have them, which is said once."""
@@ -85,7 +98,7 @@ def _built() -> Path:
     )
     sources = [
         (_FOLDER / name).read_text()
-        for name in ("team.h", "linear.h", "attention.h", "guard.h", "noise.h", "sample.h", "decode.c")
+        for name in ("team.h", "linear.h", "attention.h", "guard.h", "noise.h", "sample.h", "source.h", "decode.c")
     ]
     what = (*sources, *_FLAGS, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"

@@ -3,6 +3,7 @@
 #include "attention.h"
 #include "guard.h"
 #include "sample.h"
+#include "source.h"
 
 enum { FEW = 4 }; // rows that every thread makes ready for itself
 

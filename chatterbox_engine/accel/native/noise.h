@@ -23,43 +23,45 @@ static inline __m512i noise_high(__m512i key, int64_t place) {
   return mix(_mm512_xor_si512(key, _mm512_set1_epi32((int)(place >> 32))));
 }
 
-enum { NORMALS = 1024 }; // made by a thread at a time
+enum { NORMALS = 1024 }; // at most, made at a time
 
-// glibc has these for eight numbers at a time, and offers them only where nothing may be infinite.
+// glibc has these for many numbers at a time, and offers them only where nothing may be infinite.
 double log(double) __attribute__((simd("notinbranch")));
 double cos(double) __attribute__((simd("notinbranch")));
+float sinf(float) __attribute__((simd("notinbranch")));
 
-// Standard normal numbers by Box and Muller's transform, in double precision: `words` (2, NORMALS) -> `to`.
-static void box_muller(const uint32_t *words, float *to) {
-  for (int64_t i = 0; i < NORMALS; i++) {
-    double first = (words[i] + 0.5) / 4294967296.0, second = (words[NORMALS + i] + 0.5) / 4294967296.0;
-    to[i] = (float)(sqrt(-2.0 * log(first)) * cos(6.283185307179586 * second));
+// `count` standard normal numbers, a multiple of 16, at the places first, first + stride, ...: Box and Muller's transform
+// in double precision. Every number is made by the same instructions, wherever it stands.
+static void normal_run(int64_t seed, int64_t domain, int64_t first, int64_t stride, int64_t count, float *to) {
+  const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i steps = _mm512_mullo_epi32(each, _mm512_set1_epi32((int)stride));
+  uint32_t words[2][NORMALS] __attribute__((aligned(64)));
+  for (int lane = 0; lane < 2; lane++) {
+    __m512i key = noise_key(seed, domain, lane);
+    for (int64_t i = 0; i < count; i += 16) {
+      int64_t place = first + i * stride, last = place + 15 * stride;
+      __m512i low = _mm512_add_epi32(_mm512_set1_epi32((int)place), steps), high = noise_high(key, place);
+      if (place >> 32 != last >> 32) { // these sixteen lie on both sides of a multiple of 2**32
+        __mmask16 beyond = _mm512_cmplt_epu32_mask(low, _mm512_set1_epi32((int)place));
+        high = _mm512_mask_mov_epi32(high, beyond, noise_high(key, last));
+      }
+      _mm512_store_si512(words[lane] + i, noise_words(key, high, low));
+    }
+  }
+  for (int64_t i = 0; i < count; i++) {
+    double u = (words[0][i] + 0.5) / 4294967296.0, v = (words[1][i] + 0.5) / 4294967296.0;
+    to[i] = (float)(sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v));
   }
 }
 
-// to (rows, count): row r has those at the places from starts[r] on. Every number is made by the same instructions,
-// wherever it stands in its call.
+// to (rows, count): row r has the numbers at the places from starts[r] on.
 void normals(const int64_t *seeds, int64_t domain, const int64_t *starts, int64_t rows, int64_t count, float *to) {
-  const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   int64_t runs = (count + NORMALS - 1) / NORMALS;
 #pragma omp parallel for
   for (int64_t piece = 0; piece < rows * runs; piece++) {
     int64_t row = piece / runs, begin = piece % runs * NORMALS;
-    uint32_t words[2 * NORMALS] __attribute__((aligned(64)));
     float made[NORMALS];
-    for (int64_t lane = 0; lane < 2; lane++) {
-      __m512i key = noise_key(seeds[row], domain, lane);
-      for (int64_t i = 0; i < NORMALS; i += 16) {
-        int64_t place = starts[row] + begin + i;
-        __m512i low = _mm512_add_epi32(_mm512_set1_epi32((int)place), each), high = noise_high(key, place);
-        if (place >> 32 != (place + 15) >> 32) { // these sixteen lie on both sides of a multiple of 2**32
-          __mmask16 beyond = _mm512_cmplt_epu32_mask(low, _mm512_set1_epi32((int)place));
-          high = _mm512_mask_mov_epi32(high, beyond, noise_high(key, place + 15));
-        }
-        _mm512_store_si512(words + lane * NORMALS + i, noise_words(key, high, low));
-      }
-    }
-    box_muller(words, made);
-    memcpy(to + row * count + begin, made, (count - begin < NORMALS ? count - begin : NORMALS) * sizeof(float));
+    normal_run(seeds[row], domain, starts[row] + begin, 1, NORMALS, made);
+    memcpy(to + row * count + begin, made, least(count - begin, NORMALS) * sizeof(float));
   }
 }
