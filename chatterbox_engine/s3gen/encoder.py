@@ -169,19 +169,19 @@ class Encoder(nn.Module):
         )
         return self._run(F.pad(self._embedded(x, lengths), (0, 0, 0, self.lookahead)), low, high)
 
-    def go_on(self, x: Tensor, lengths: Tensor, final: bool, low: Before, high: Before) -> Tensor:
+    def go_on(self, x: Tensor, lengths: Tensor, low: Before, high: Before) -> Tensor:
         """Encode the token embeddings that come after those of earlier calls.
 
         Args:
-            x: (B, T, W), the look-ahead among them unless `final`.
-            lengths: (B,) int64, each row's tokens, the look-ahead's among them.
+            x: (B, T + lookahead, W).
+            lengths: (B,) int64, each row's tokens: those whose frames are wanted and, unless they end the utterance,
+                the look-ahead after them.
             low, high: what came before, at the token rate and at the frame rate.
 
         Returns:
-            (B, 2 (T - lookahead), W), or (B, 2T, W) if final.
+            (B, 2T, W).
         """
-        x = self._embedded(x, lengths)
-        return self._run(F.pad(x, (0, 0, 0, self.lookahead)) if final else x, low, high)
+        return self._run(self._embedded(x, lengths), low, high)
 
     @property
     def lookahead(self) -> int:

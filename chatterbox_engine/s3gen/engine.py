@@ -99,7 +99,7 @@ class S3GenEngine(Worker):
         work = ready(streams, time.monotonic(), self._mels.length, self._switches.queue_chunks)
         if not work:
             return bool(over)
-        work = batch(work, self._switches.max_batch)
+        work = batch(work, self._switches.max_batch, self._mels.fits)
         if not work[0].chunk.piece.tokens:  # T3 had nothing to say
             self._emit(work[0], np.zeros(0, np.float32))
             return True

@@ -162,45 +162,43 @@ class Flow(nn.Module):
             noise = flow_noise(
                 torch.zeros(1, dtype=torch.int64, device=prompt.device), frames, 0, 0, self.spec.mel_bins
             )
-            self.go_on(prompt, [prompt.shape[1]], prompt_feat, speaker, noise, [past], final=False)
+            self.go_on([prompt[0]], [False], prompt_feat, speaker, noise, [past])
         return past
 
     def go_on(
         self,
-        tokens: Tensor,
-        lengths: Sequence[int],
+        tokens: Sequence[Tensor],
+        finals: Sequence[bool],
         prompt_feat: Tensor,
         speaker: Tensor,
         noise: Tensor,
         pasts: Sequence[FlowPast],
-        *,
-        final: bool,
     ) -> list[Tensor]:
         """Speak the next chunk of each stream: it attends to itself and to all before it, and not beyond.
 
         For weights that were trained so this is what they were trained for; for others it is an approximation.
 
         Args:
-            tokens: (B, T) int64, those after the frames that a stream's past has, the shorter rows padded on the right.
-            lengths: each row's tokens. If not final, the last `lookahead` of them are heard only as context.
+            tokens: of each stream (n,) int64, those after the frames that its past has.
+            finals: whether its utterance ends with them. If not, the last `lookahead` are heard only as context.
             prompt_feat: mel of the prompts (B, P, mel_bins).
             speaker: (B, speaker_width).
-            noise: (B, mel_bins, F), of the new frames.
+            noise: (B, mel_bins, F), of the new frames, as many as the longest row has.
             pasts: what came before, of as many Euler steps each. They are moved on.
-            final: whether the utterances end here.
 
         Returns:
-            The new mel frames after the prompt (mel_bins, n) of each row.
+            The new mel frames after the prompt (mel_bins, n) of each stream.
         """
-        streams = len(lengths)
-        counts = [length - (0 if final else self.spec.encoder.lookahead) for length in lengths]
+        lookahead = self.spec.encoder.lookahead
+        lengths = [len(own) for own in tokens]
+        counts = [length - (0 if final else lookahead) for length, final in zip(lengths, finals, strict=True)]
         frames = [FRAMES_PER_TOKEN * count for count in counts]
         low = Continuation([past.low for past in pasts], counts, 1)
         high = Continuation([past.high for past in pasts], frames, 1)
-        valid = torch.tensor(lengths, device=tokens.device)
-        mu = self.encoder_proj(self.encoder.go_on(self.input_embedding(tokens), valid, final, low, high)).transpose(
-            1, 2
-        )
+        padded = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True)
+        padded = F.pad(padded, (0, max(counts) + lookahead - padded.shape[1]))
+        given = self.input_embedding(padded), torch.tensor(lengths, device=padded.device)
+        mu = self.encoder_proj(self.encoder.go_on(*given, low, high)).transpose(1, 2)
         voice = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
         cond = torch.zeros_like(mu)
         for row, past in enumerate(pasts):
@@ -211,10 +209,9 @@ class Flow(nn.Module):
         before = [Continuation(step, frames, rows) for step in each]
         mel = self._solve(noise, None, mu, voice, cond, len(before), before)
         spoken = []
-        for row in range(streams):
-            begin = max(0, prompt_feat.shape[1] - pasts[row].frames)
-            spoken.append(mel[row, :, begin : frames[row]])
-            pasts[row].frames += frames[row]
+        for row, (past, own) in enumerate(zip(pasts, frames, strict=True)):
+            spoken.append(mel[row, :, max(0, prompt_feat.shape[1] - past.frames) : own])
+            past.frames += own
         return spoken
 
     def _solve(

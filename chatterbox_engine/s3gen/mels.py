@@ -16,14 +16,22 @@ _VOICES = 4
 """Of the voices used last what is kept: some MB each for the bundled model, some hundred for the published ones."""
 
 
+_MOST_PADDING = 0.125
+_CALL = 20
+"""A call costs about as much as so many tokens more in it, measured with the bundled model on a CPU."""
+
+
 class Mels(Protocol):
     """A way to call the flow."""
 
     def length(self, stream: SpeechStream, chunk: Chunk) -> int:
         """Tokens that a chunk puts into a call."""
 
+    def fits(self, item: Work, first: Work) -> bool:
+        """A chunk may go into the call that `first` leads."""
+
     def __call__(self, work: list[Work]) -> list[Tensor]:
-        """The new mel frames (mel_bins, n) of each chunk; their streams have prompts of one length."""
+        """The new mel frames (mel_bins, n) of each chunk; all of them fit the first."""
 
     def rest(self) -> None:
         """Let go of what is kept on the device."""
@@ -40,6 +48,9 @@ class WindowMels:
     def length(self, stream: SpeechStream, chunk: Chunk) -> int:
         tail = 0 if chunk.final else self._lookahead
         return stream.voice.prompt.shape[1] + chunk.end + tail - chunk.start
+
+    def fits(self, item: Work, first: Work) -> bool:
+        return item.chunk.final == first.chunk.final and _alike(item, first, 0)
 
     def __call__(self, work: list[Work]) -> list[Tensor]:
         model, device = self._model, self._model.device
@@ -91,6 +102,9 @@ class ChunkedMels:
         before = 0 if chunk.piece.done else min(self._lookahead, stream.voice.prompt.shape[1])
         return before + chunk.end - chunk.piece.done + (0 if chunk.final else self._lookahead)
 
+    def fits(self, item: Work, first: Work) -> bool:
+        return _alike(item, first, _CALL)
+
     def __call__(self, work: list[Work]) -> list[Tensor]:
         model, device = self._model, self._model.device
         pasts, new, noises = [], [], []
@@ -104,13 +118,12 @@ class ChunkedMels:
             new.append(torch.cat((voice.prompt[0, piece.flow.frames // FRAMES_PER_TOKEN :], own)))
             noises.append(self._noise(item, piece.flow))
         mels = model.flow.go_on(
-            _padded(new).to(device),
-            [len(tokens) for tokens in new],
+            [tokens.to(device) for tokens in new],
+            [item.chunk.final for item in work],
             torch.cat([item.stream.voice.feat for item in work]).to(device, model.dtype),
             torch.cat([item.stream.voice.speaker for item in work]).to(device, model.dtype),
             torch.nn.utils.rnn.pad_sequence(noises, batch_first=True).transpose(1, 2),
             pasts,
-            final=work[0].chunk.final,
         )
         for item, past in zip(work, pasts, strict=True):
             if (window := item.stream.context_window) is not None:
@@ -138,6 +151,12 @@ class ChunkedMels:
         start = FRAMES_PER_TOKEN * item.chunk.piece.done
         frames = FRAMES_PER_TOKEN * item.chunk.end - start
         return flow_noise(seed, prompt, start, frames, self._model.spec.mel_bins)[0, :, min(prompt, past.frames) :].T
+
+
+def _alike(item: Work, first: Work, slack: int) -> bool:
+    """Of voices with prompts of one length, and of no more padding than `slack` tokens or a share of the longer one."""
+    padding = abs(item.tokens - first.tokens)
+    return item.prompt == first.prompt and padding <= max(slack, _MOST_PADDING * max(item.tokens, first.tokens))
 
 
 def _padded(rows: list[Tensor]) -> Tensor:

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 from chatterbox_engine.s3gen.stream import Chunk, SpeechStream
 
-_MOST_PADDING = 0.125
-"""Chunks whose windows differ by no more than this share of the longest go into one call, the shorter ones padded."""
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -19,16 +16,6 @@ class Work:
     """What it puts into the flow's call."""
     prompt: int
     """Tokens of the voice's prompt."""
-
-    def fits(self, first: "Work") -> bool:
-        """May run in the call that `first` leads."""
-        longest = max(self.tokens, first.tokens)
-        return (
-            self.chunk.final == first.chunk.final
-            and self.prompt == first.prompt
-            and bool(self.chunk.piece.tokens) == bool(first.chunk.piece.tokens)
-            and abs(self.tokens - first.tokens) <= _MOST_PADDING * longest
-        )
 
 
 def ready(
@@ -48,7 +35,14 @@ def ready(
     return work
 
 
-def batch(work: Sequence[Work], max_batch: int) -> list[Work]:
-    """The call to make now: whoever runs dry first, and those of the others that fit beside, soonest first."""
+def batch(work: Sequence[Work], max_batch: int, fits: Callable[[Work, Work], bool]) -> list[Work]:
+    """The call to make now: whoever runs dry first, and those of the others that fit beside, soonest first.
+
+    `fits` tells whether one may go into the call that another leads. A chunk without a token makes no sound, and goes
+    by itself.
+    """
     ordered = sorted(work, key=lambda item: item.stream.due)
-    return [item for item in ordered if item.fits(ordered[0])][:max_batch]
+    first = ordered[0]
+    if not first.chunk.piece.tokens:
+        return [first]
+    return [item for item in ordered if item.chunk.piece.tokens and fits(item, first)][:max_batch]

@@ -60,7 +60,7 @@ def chunks(flow: Flow, tokens: Tensor, feat: Tensor, speaker: Tensor, noise: Ten
         end = tokens.shape[1] if final else begin + CHUNK
         own = tokens[:, begin : end if final else end + LOOKAHEAD]
         noises = noise[:, :, 2 * begin : 2 * end]
-        (mel,) = flow.go_on(own, [own.shape[1]], feat, speaker, noises, [past], final=final)
+        (mel,) = flow.go_on([own[0]], [final], feat, speaker, noises, [past])
         assert past.frames == 2 * end
         made.append(mel)
         if final:
@@ -86,7 +86,7 @@ def test_a_voice_that_was_heard_is_a_stream_whose_prompt_went_before(flow: Flow)
     own, begin = tokens[:, CHUNK : 2 * CHUNK + LOOKAHEAD], 2 * CHUNK
     for _ in range(2):  # what was heard serves every stream anew
         noises = noise[:, :, begin : begin + 2 * CHUNK]
-        (mel,) = flow.go_on(own, [own.shape[1]], feat, speaker, noises, [heard.copy()], final=False)
+        (mel,) = flow.go_on([own[0]], [False], feat, speaker, noises, [heard.copy()])
         torch.testing.assert_close(mel, first, atol=CLOSE, rtol=0)
     assert heard.frames == 2 * CHUNK
 
@@ -96,33 +96,29 @@ def test_a_prompt_within_the_lookahead_leaves_nothing_to_hear(flow: Flow) -> Non
     assert flow.hear(tokens[:, :LOOKAHEAD], feat[:, : 2 * LOOKAHEAD], speaker).frames == 0
 
 
-@pytest.mark.parametrize("final", [True, False])
-def test_streams_at_different_places_go_on_together_as_alone(flow: Flow, final: bool) -> None:
+@pytest.mark.parametrize("finals", [(True, True, True), (False, False, False), (True, False, True)])
+def test_streams_at_different_places_go_on_together_as_alone(flow: Flow, finals: tuple[bool, ...]) -> None:
     """One at its first chunk, one in the middle, one with a shorter chunk."""
     alone, tokens, pasts, feats, speakers, noises = [], [], [], [], [], []
-    for seed, (done, count) in enumerate(((0, 9), (10, 9), (5, 7))):
+    for seed, (done, count, final) in enumerate(zip((0, 10, 5), (9, 9, 7), finals, strict=True)):
         row, feat, speaker, noise = inputs(seed, 40)
         past = flow.hear(row[:, :PROMPT], feat, speaker)
         begin = past.frames // 2
         if done:
-            own = row[:, begin : PROMPT + done + LOOKAHEAD]
+            own = row[0, begin : PROMPT + done + LOOKAHEAD]
             spoken = noise[:, :, 2 * begin : 2 * (PROMPT + done)]
-            flow.go_on(own, [own.shape[1]], feat, speaker, spoken, [past], final=False)
+            flow.go_on([own], [False], feat, speaker, spoken, [past])
             begin = PROMPT + done
-        own = row[:, begin : begin + count]
+        own = row[0, begin : begin + count]
         spoken = noise[:, :, 2 * begin : 2 * (begin + count - (0 if final else LOOKAHEAD))]
-        alone += flow.go_on(own, [count], feat, speaker, spoken, [past.copy()], final=final)
+        alone += flow.go_on([own], [final], feat, speaker, spoken, [past.copy()])
         pasts.append(past)
-        tokens.append(own[0])
+        tokens.append(own)
         feats.append(feat)
         speakers.append(speaker)
         noises.append(spoken[0].T)
-    pad = torch.nn.utils.rnn.pad_sequence
-    noise = pad(noises, batch_first=True).transpose(1, 2)
-    lengths = [len(own) for own in tokens]
-    together = flow.go_on(
-        pad(tokens, batch_first=True), lengths, torch.cat(feats), torch.cat(speakers), noise, pasts, final=final
-    )
+    noise = torch.nn.utils.rnn.pad_sequence(noises, batch_first=True).transpose(1, 2)
+    together = flow.go_on(tokens, finals, torch.cat(feats), torch.cat(speakers), noise, pasts)
     for ours, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, expected, atol=CLOSE, rtol=0)
 
