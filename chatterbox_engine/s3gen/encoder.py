@@ -60,8 +60,8 @@ class _Lookahead(nn.Module):
 
     def forward(self, x: Tensor, before: Before) -> Tensor:
         """x (B, T + lookahead, W) -> (B, T, W)"""
-        y = F.leaky_relu(self.conv1(x.transpose(1, 2)))
-        return x[:, : y.shape[2]] + self.conv2(before.extend(y, 2)).transpose(1, 2)
+        y = F.leaky_relu(self.conv1(x.transpose(1, 2))).transpose(1, 2)
+        return x[:, : y.shape[1]] + self.conv2(before.extend(y, 2).transpose(1, 2)).transpose(1, 2)
 
 
 class _Upsample(nn.Module):
@@ -74,8 +74,8 @@ class _Upsample(nn.Module):
 
     def forward(self, x: Tensor, before: Before) -> Tensor:
         """x (B, T, W) -> (B, rate T, W)"""
-        x = x.repeat_interleave(self.rate, dim=1).transpose(1, 2)
-        return self.conv(before.extend(x, 2 * self.rate)).transpose(1, 2)
+        x = before.extend(x.repeat_interleave(self.rate, dim=1), 2 * self.rate)
+        return self.conv(x.transpose(1, 2)).transpose(1, 2)
 
 
 class _RelativeAttention(nn.Module):

@@ -26,6 +26,17 @@ def _mish(x: Tensor) -> Tensor:
     return factor.div_(factor + 2.0).mul_(x).to(x.dtype)
 
 
+class _Pointwise(nn.Conv1d):
+    """Convolution of kernel 1."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (R, T, inputs) -> (R, T, outputs)"""
+        return F.linear(x, self.weight[:, :, 0], self.bias)
+
+
 class _CausalConv(nn.Conv1d):
     """Convolution of kernel 3 over the present frame and the two before it."""
 
@@ -33,7 +44,12 @@ class _CausalConv(nn.Conv1d):
         super().__init__(inputs, outputs, 3)
 
     def forward(self, x: Tensor, before: Before) -> Tensor:  # type: ignore[override]
-        return super().forward(before.extend(x, 2))
+        """x (R, T, inputs) -> (R, T, outputs): one product of each frame's window, since a convolution's kernel would
+        turn both x and its weights over."""
+        frames = x.shape[1]
+        x = before.extend(x, 2)
+        windows = torch.cat([x[:, place : place + frames] for place in range(3)], dim=2)
+        return F.linear(windows, self.weight.transpose(1, 2).flatten(1), self.bias)
 
 
 class _TimeMLP(nn.Module):
@@ -54,8 +70,8 @@ class _ConvBlock(nn.Module):
         self.block = nn.ModuleDict({"0": _CausalConv(inputs, outputs), "2": nn.LayerNorm(outputs)})
 
     def forward(self, x: Tensor, before: Before) -> Tensor:
-        """x (B, inputs, T) -> (B, outputs, T)"""
-        return _mish(self.block["2"](self.block["0"](x, before).transpose(1, 2))).transpose(1, 2)
+        """x (R, T, inputs) -> (R, T, outputs)"""
+        return _mish(self.block["2"](self.block["0"](x, before)))
 
 
 class _ResnetBlock(nn.Module):
@@ -64,11 +80,11 @@ class _ResnetBlock(nn.Module):
         self.mlp = nn.ModuleDict({"1": nn.Linear(time_width, outputs)})
         self.block1 = _ConvBlock(inputs, outputs)
         self.block2 = _ConvBlock(outputs, outputs)
-        self.res_conv = nn.Conv1d(inputs, outputs, 1)
+        self.res_conv = _Pointwise(inputs, outputs)
 
     def forward(self, x: Tensor, time: Tensor, before: Before) -> Tensor:
-        """x (B, inputs, T), time (1 or B, time_width) -> (B, outputs, T)"""
-        h = self.block1(x, before) + self.mlp["1"](time)[:, :, None]
+        """x (R, T, inputs), time (1 or R, time_width) -> (R, T, outputs)"""
+        h = self.block1(x, before) + self.mlp["1"](time)[:, None]
         return self.block2(h, before) + self.res_conv(x)
 
 
@@ -126,13 +142,13 @@ class _Stage(nn.ModuleList):
             self.append(_CausalConv(spec.width, spec.width))
 
     def forward(self, x: Tensor, time: Tensor, before: Before) -> Tensor:
-        """The stage without its convolution: x (B, inputs, T), time (1 or B, 4W) -> (B, W, T)"""
-        x = self[0](x, time, before).transpose(1, 2)
+        """The stage without its convolution: x (R, T, inputs), time (1 or R, 4W) -> (R, T, W)"""
+        x = self[0](x, time, before)
         blocks = self[1]
         assert isinstance(blocks, nn.ModuleList)
         for block in blocks:
             x = block(x, before)
-        return x.transpose(1, 2)
+        return x
 
 
 class Estimator(nn.Module):
@@ -150,7 +166,7 @@ class Estimator(nn.Module):
         )
         self.up_blocks = nn.ModuleList([_Stage(spec.estimator, 2 * width, with_conv=True)])
         self.final_block = _ConvBlock(width, width)
-        self.final_proj = nn.Conv1d(width, spec.mel_bins, 1)
+        self.final_proj = _Pointwise(width, spec.mel_bins)
 
     def forward(
         self,
@@ -214,11 +230,11 @@ class Estimator(nn.Module):
         down, up = self.down_blocks[0], self.up_blocks[0]
         assert isinstance(down, _Stage)
         assert isinstance(up, _Stage)
-        x = torch.cat((x, mu, speaker[:, :, None].expand_as(x), cond), dim=1)
+        x = torch.cat((x, mu, speaker[:, :, None].expand_as(x), cond), dim=1).transpose(1, 2)
         skip = down(x, time, before)
         x = down[2](skip, before)
         for stage in self.mid_blocks:
             x = stage(x, time, before)
-        x = up[2](up(torch.cat((x, skip), dim=1), time, before), before)
-        x = self.final_proj(self.final_block(x, before))
+        x = up[2](up(torch.cat((x, skip), dim=2), time, before), before)
+        x = self.final_proj(self.final_block(x, before)).transpose(1, 2)
         return x * mask if mask is not None and mask.shape[1] == 1 else x

@@ -32,7 +32,7 @@ class Before(Protocol):
     """The places before a call's, to the layers, which ask in the order in which they run."""
 
     def extend(self, x: Tensor, count: int) -> Tensor:
-        """x (R, C, T) -> (R, C, count + T), with the `count` places before it."""
+        """x (R, T, C) -> (R, count + T, C), with the `count` places before it."""
 
     def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
         """Keys and values (R, H, T, D) of the new places, with those before them."""
@@ -45,7 +45,7 @@ class Nothing:
         self._mask = mask
 
     def extend(self, x: Tensor, count: int) -> Tensor:
-        return F.pad(x, (count, 0))
+        return F.pad(x, (0, 0, count, 0))
 
     def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
         yield Part(slice(None), keys.shape[2], keys, values, self._mask)
@@ -56,7 +56,7 @@ class Past:
     """What the layers of one network keep of one stream, in the order in which they run; G rows a stream."""
 
     inputs: list[Tensor] = field(default_factory=list)
-    """Of each convolution the last places (G, C, count)."""
+    """Of each convolution the last places (G, count, C)."""
     keys_values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Of each attention (G, H, L, D), twice."""
 
@@ -84,11 +84,11 @@ class Continuation:
 
     def extend(self, x: Tensor, count: int) -> Tensor:
         index, self._convolution = self._convolution, self._convolution + 1
-        nothing = x.new_zeros(self._rows, x.shape[1], count)
+        nothing = x.new_zeros(self._rows, count, x.shape[2])
         before = [past.inputs[index] if index < len(past.inputs) else nothing for past in self._pasts]
-        x = torch.cat((torch.stack(before, dim=1).flatten(0, 1), x), dim=2)
+        x = torch.cat((torch.stack(before, dim=1).flatten(0, 1), x), dim=1)
         for stream, (past, own) in enumerate(zip(self._pasts, self._counts, strict=True)):
-            _put(past.inputs, index, x[self._of(stream), :, own : own + count].clone())
+            _put(past.inputs, index, x[self._of(stream), own : own + count].clone())
         return x
 
     def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
