@@ -34,12 +34,15 @@ _STREAMS = (
     ("s3gen.chunk_schedule=[25]", "s3gen.context_window=25"),
 )
 """Ways to cut a stream."""
+_S3GEN = ("s3gen.flow_attention=full", "s3gen.precision=fp32", "s3gen.precision=bf16", "s3gen.cfm_steps=6")
+"""Ways to make a stream's sound."""
 VOICINGS: tuple[Voicing, ...] = (
     Voicing("reference", "reference"),
     *(Voicing(name, name, base="reference") for name in PROFILES if name != "reference"),
     Voicing("offline", "balanced", streamed=False, base="balanced"),
     *(Voicing(switch, "balanced", (switch,), streamed=False, base="offline") for switch in _SWITCHES),
     *(Voicing(" ".join(switches), "balanced", switches, base="balanced") for switches in _STREAMS),
+    *(Voicing(switch, "balanced", (switch,), base="balanced") for switch in _S3GEN),
 )
 """Each profile as it serves; `balanced` in one pass, and so with a switch of T3; `balanced` cut in other ways."""
 

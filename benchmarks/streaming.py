@@ -14,24 +14,29 @@ from benchmarks.measure import Measured, Rounds, seconds, spread
 from benchmarks.report import Column, Report, Row, file_name, scaled
 from benchmarks.s3gen import speech_tokens
 from chatterbox_engine.checkpoint import S3GEN_FILE
-from chatterbox_engine.s3gen.flow import flow_noise
+from chatterbox_engine.s3gen.flow import FlowPast, flow_noise
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 
 _WHOLE = (10**6,)
 _WARM_UP_TOKENS = 50
-_CASES: tuple[tuple[tuple[int, ...], int | None], ...] = (
-    ((20, 25, 50, 100), None),
-    ((10, 20, 40, 80), None),
-    ((25,), None),
-    ((50,), None),
-    ((25,), 50),
-    ((25,), 25),
+_DEFAULT = (20, 25, 50, 100)
+_CASES: tuple[tuple[tuple[int, ...], int | None, bool], ...] = (
+    (_DEFAULT, None, False),
+    ((10, 20, 40, 80), None, False),
+    ((25,), None, False),
+    ((50,), None, False),
+    ((25,), 50, False),
+    ((25,), 25, False),
+    (_WHOLE, None, True),
+    (_DEFAULT, None, True),
+    ((25,), None, True),
+    ((10,), None, True),
 )
-"""Chunk schedules, and the context window where it is bounded. The first is the default."""
+"""Chunk schedules, the context window where it is bounded, and whether chunks go on from what is kept."""
 
 COLUMNS = (
-    Column("variant", "chunk schedule (tokens), earlier tokens seen again"),
+    Column("variant", "chunk schedule (tokens), earlier tokens seen again, or chunked"),
     Column("distance", "mean absolute difference of the log-mel", scaled(1.0)),
     Column("cost", "the flow's time over offline", scaled(1.0, "x")),
 )
@@ -58,6 +63,34 @@ def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, sche
         with torch.inference_mode():
             made = model.flow(*inputs, final=final)[0].cpu()
         parts.append(made[:, FRAMES_PER_TOKEN * (done - start) :])
+        done = end
+    return torch.cat(parts, dim=1)
+
+
+def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, schedule: tuple[int, ...],
+                heard: FlowPast) -> torch.Tensor:  # fmt: skip
+    """The same with `flow_attention: chunked`; `heard` is what is kept of the voice."""
+    prompt, lookahead, bins = (
+        FRAMES_PER_TOKEN * voice.prompt.shape[1],
+        model.spec.encoder.lookahead,
+        model.spec.mel_bins,
+    )
+    past = heard.copy()
+    feat, speaker = voice.feat.to(model.device), voice.speaker.to(model.device)
+    parts: list[torch.Tensor] = []
+    done = 0
+    while done < len(tokens):
+        size = schedule[min(len(parts), len(schedule) - 1)]
+        final = len(tokens) - done < size + lookahead
+        end = len(tokens) if final else done + size
+        own = torch.tensor(tokens[done : end if final else end + lookahead])
+        own = torch.cat((voice.prompt[0, past.frames // FRAMES_PER_TOKEN :], own)).to(model.device)
+        noise = flow_noise(
+            torch.tensor([seed]), prompt, FRAMES_PER_TOKEN * done, FRAMES_PER_TOKEN * (end - done), bins
+        )[:, :, min(prompt, past.frames) :]  # fmt: skip
+        with torch.inference_mode():
+            (made,) = model.flow.go_on([own], [final], feat, speaker, noise.to(model.device), [past])
+        parts.append(made.cpu())
         done = end
     return torch.cat(parts, dim=1)
 
@@ -90,16 +123,24 @@ def run(options: argparse.Namespace) -> None:
 def _utterance(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int) -> dict[str, Measured]:
     """By schedule: the distance from one offline pass, and the time over it."""
     made: list[torch.Tensor] = []
+    with torch.inference_mode():
+        heard = model.flow.hear(*(given.to(model.device) for given in (voice.prompt, voice.feat, voice.speaker)))
 
-    def timed(schedule: tuple[int, ...], window: int | None) -> float:
-        return seconds(lambda: made.append(mel(model, voice, tokens, seed, schedule, window)), model.device)
+    def timed(schedule: tuple[int, ...], window: int | None, chunked: bool) -> float:
+        def run() -> None:
+            given = model, voice, tokens, seed, schedule
+            made.append(chunked_mel(*given, heard) if chunked else mel(*given, window))
 
-    took = timed(_WHOLE, None)
+        return seconds(run, model.device)
+
+    took = timed(_WHOLE, None, False)
     offline = made[0]
     other = mel(model, voice, tokens, seed + 1000, _WHOLE, None)
     found: dict[str, Measured] = {"another seed": {"distance": float((other - offline).abs().mean())}}
-    for schedule, window in _CASES:
-        cost = timed(schedule, window) / took
+    for schedule, window, chunked in _CASES:
+        cost = timed(schedule, window, chunked) / took
         distance = float((made[-1] - offline).abs().mean())
-        found[f"{list(schedule)}, {'all' if window is None else window}"] = {"distance": distance, "cost": cost}
+        cut = "one" if schedule == _WHOLE else str(list(schedule))
+        again = "chunked" if chunked else "all" if window is None else str(window)
+        found[f"{cut}, {again}"] = {"distance": distance, "cost": cost}
     return found

@@ -19,7 +19,7 @@ _TIME_SCALE = 1000.0
 
 def _mish(x: Tensor) -> Tensor:
     """x tanh(log(1 + e^x)) (1908.08681), on a CPU by e^x alone, in fp32: PyTorch's takes 2.5 times as long there."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.is_grad_enabled():
         return F.mish(x)
     power = x.float().clamp(max=20.0).exp_()  # beyond, the factor is 1
     factor = power.mul_(power + 2.0)

@@ -13,6 +13,9 @@ from chatterbox_engine.checkpoint import T3_FILE, Checkpoint, find
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.text.normalise import normalise
 from chatterbox_engine.weights import SCALE, SafetensorsWeights
+from training import dimensions, flow, speech_tokenizer, t3, vocoder
+from training.corpus import MEL_SPREAD, Corpus
+from training.voice import built_in
 
 TEXT = "The kitchen is warm in the morning."
 MOST_BYTES = 30_000_000
@@ -34,6 +37,26 @@ def test_it_is_small_and_a_model_like_any_other(made: Path, tts: OptimizedChatte
     wav = tts.generate(TEXT, max_new_tokens=20)
     assert wav.isfinite().all()
     assert 0 < wav.shape[1] <= 20 * 960
+
+
+def test_stages_begin_from_a_checkpoint_where_it_stood(made: Path, corpus: Corpus) -> None:
+    """Tables that are sums are found again in their rows, but for what 8 bits take."""
+    codes, _ = speech_tokenizer.tokens(corpus, made.parent)
+    spec = dimensions.spec()
+    talker, teller = t3.Trainee(built_in(corpus, codes), start=made), flow.Trainee(start=made)
+    hift = vocoder.vocoder(start=made)
+    for name, state, file, prefix in (
+        ("t3", talker.reference_state(), spec.files.t3, ""),
+        ("flow", teller.reference_state(), spec.files.s3gen, "flow."),
+        ("hift", hift.state_dict(), spec.files.s3gen, "mel2wav."),
+    ):
+        weights = SafetensorsWeights(made / file)
+        for tensor_name, tensor in state.items():
+            stored = weights.take(prefix + tensor_name, tuple(tensor.shape)).float()
+            if name == "hift" and tensor_name in vocoder.READ_MELS:
+                stored = stored * MEL_SPREAD
+            most = stored.abs().max().item() / 60  # two roundings of 8 bits
+            torch.testing.assert_close(tensor, stored, atol=max(most, 1e-6), rtol=0, msg=f"{name} {tensor_name}")
 
 
 def test_it_takes_no_other_voice(tts: OptimizedChatterboxTTS, clip: Path) -> None:

@@ -1,5 +1,6 @@
 """The bundled voice's texts, teacher and corpus, and the training loop."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,15 @@ def test_texts_are_the_same_for_a_seed_and_can_be_read_aloud(wordnet: Path) -> N
     assert any("I can breathe better when the air is clean." in text for text in said)
     assert not any("(" in text or "licence" in text for text in said)
     assert {text[-1] for text in said} <= set(".?!")
+
+
+def test_remarks_are_short_and_say_nothing_twice(wordnet: Path) -> None:
+    said = list(texts.remarks(200, wordnet=wordnet))
+    assert said == list(texts.remarks(200, wordnet=wordnet))
+    for text in said:
+        sentences = re.findall(r"[^.?!]+[.?!]", text)
+        assert 2 <= len(sentences) <= 4
+        assert len({sentence.strip() for sentence in sentences}) == len(sentences)
 
 
 def test_the_teacher_says_when_each_phoneme_is_heard_and_swings_its_pitch() -> None:
