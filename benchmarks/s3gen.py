@@ -153,7 +153,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _spoken(spec: S3GenSpec, seconds: float) -> int:
     """Speech tokens of an utterance, with those that the model puts at its end."""
-    return round(seconds * TOKEN_RATE) + len(spec.closing_tokens)
+    return round(seconds * TOKEN_RATE) + len(spec.opening_tokens) + len(spec.closing_tokens)
 
 
 def _reference(seconds: float) -> str:

@@ -20,7 +20,7 @@ from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 
 _WHOLE = (10**6,)
 _WARM_UP_TOKENS = 50
-_DEFAULT = (20, 25, 50, 100)
+_DEFAULT = (25, 25, 50, 100)
 _CASES: tuple[tuple[tuple[int, ...], int | None, bool], ...] = (
     (_DEFAULT, None, False),
     ((10, 20, 40, 80), None, False),

@@ -59,13 +59,13 @@ class S3GenSwitches(_Switches):
     """Speech tokens -> waveform."""
 
     precision: Precision = "auto"
-    """auto: fp32. HiFT's F0 and source are fp32 or better whatever this says."""
+    """Of the flow; HiFT is fp32, its F0 and source fp32 or better. auto: bf16 on CPUs with AMX, fp32 elsewhere."""
     f0_precision: Literal["fp32", "fp64"] = "fp64"
     """fp32 is the reference's own; fp64 keeps a streamed utterance on its offline pass however long it is."""
     max_streams: int = Field(16, ge=1, le=4096)
     max_batch: int = Field(8, ge=1, le=256)
     """Streams in one call of the flow or of HiFT."""
-    chunk_schedule: tuple[PositiveInt, ...] = Field((20, 25, 50, 100), min_length=1)
+    chunk_schedule: tuple[PositiveInt, ...] = Field((25, 25, 50, 100), min_length=1)
     """Tokens of the 1st, 2nd, ... chunk; the last entry repeats."""
     context_window: int | None = Field(None, ge=0)
     """Earlier tokens that the flow sees again with each chunk. None: all of them."""

@@ -139,6 +139,8 @@ class S3GenSpec(_Spec):
     """The flow is distilled to a few even steps without guidance, and knows both ends of a step."""
     chunked: bool = False
     """The flow was also trained to speak chunk by chunk, each attending to itself and to those before it."""
+    opening_tokens: tuple[int, ...] = ()
+    """Speech tokens put before those of each piece of text, so that the fade at its start takes none of its sound."""
     closing_tokens: tuple[int, ...] = ()
     """Speech tokens put after those of each piece of text."""
     crop_last_token: bool = False

@@ -38,7 +38,7 @@ def test_each_family_speaks(tts: OptimizedChatterboxTTS) -> None:
     tokens = len(tts.speech_tokens(TEXT, **SHORT))
     wav = tts.generate(TEXT, **SHORT)
     assert 10 < tokens <= 30
-    wanted = tokens + len(spec.s3gen.closing_tokens) - int(spec.s3gen.crop_last_token)
+    wanted = tokens + len(spec.s3gen.opening_tokens) + len(spec.s3gen.closing_tokens) - int(spec.s3gen.crop_last_token)
     assert wav.shape == (1, wanted * SAMPLES_PER_TOKEN)
     assert wav.std() > 0.001
     assert wav.isfinite().all()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from training import adversary, checkpoint, dimensions, flow, speech_tokenizer, t3, vocoder
+from training import checkpoint, dimensions, flow, speech_tokenizer, t3, vocoder
 from training.corpus import Corpus, make
 from training.texts import WORDNET
 
 UTTERANCES = 18_000
 AUDIO_HOURS = 2.5
 """Of the corpus's audio that is kept, for the vocoder."""
-STAGES = ("corpus", "speech_tokenizer", "flow", "vocoder", "adversary", "t3", "checkpoint")
+STAGES = ("corpus", "speech_tokenizer", "flow", "vocoder", "t3", "checkpoint")
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         if stage == "speech_tokenizer":
             speech_tokenizer.run(Corpus(args.folder), args.folder)
             continue
-        module = {"flow": flow, "vocoder": vocoder, "adversary": adversary, "t3": t3}[stage]
+        module = {"flow": flow, "vocoder": vocoder, "t3": t3}[stage]
         module.run(Corpus(args.folder), args.folder, module.STEPS if args.steps is None else args.steps, args.start)
 
 

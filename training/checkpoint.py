@@ -1,6 +1,5 @@
 """The stages' results as a checkpoint in the hub's layout, under the reference's names."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -22,14 +21,13 @@ def write(corpus: Corpus, folder: Path, to: Path) -> None:
     """Put the bundled model's files into `to`: matrices in 8 bits with a scale a row, the rest in 16."""
     spec = dimensions.spec()
     to.mkdir(parents=True, exist_ok=True)
-    shutil.copy(dimensions.CONFIG, to / CONFIG_FILE)
+    (to / CONFIG_FILE).write_bytes(dimensions.CONFIG.read_bytes())
     voice = built_in(corpus, speech_tokenizer.tokens(corpus, folder)[0])
     talker, teller = t3.Trainee(voice), flow.Trainee()
     talker.model.load_state_dict(_state(folder, "t3"))
     teller.load_state_dict(_state(folder, "flow"))
     save_file(_stored(talker.reference_state()), to / spec.files.t3)
-    hift = {name.removeprefix("hift."): tensor for name, tensor in _state(folder, "adversary").items()}
-    hift = {name: tensor for name, tensor in hift.items() if not name.startswith("discriminator.")}
+    hift = _state(folder, "vocoder")
     for name in vocoder.READ_MELS:
         hift[name] = hift[name] / MEL_SPREAD
     parts = {"flow.": teller.reference_state(), "mel2wav.": hift}

@@ -41,10 +41,13 @@ def t3_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def s3gen_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """auto: fp32. Raises InvalidRequest for fp16, in which the flow overflows: its masks add -1e10."""
+    """auto: bf16 on CPUs with AMX, fp32 elsewhere. Raises InvalidRequest for fp16, in which the flow overflows."""
     if precision == "fp16":
         raise InvalidRequest("S3Gen overflows in fp16. Use bf16, tf32 or fp32.", "s3gen.precision")
-    return torch.float32 if precision == "auto" else _dtype(precision, device)
+    if precision == "auto":
+        tiles = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if tiles else torch.float32
+    return _dtype(precision, device)
 
 
 def _dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -82,6 +82,7 @@ class S3GenEngine(Worker):
                 switches.max_lead_s if paced else None,
                 self._watermarker.stream() if self._watermarker else None,
                 self.wake,
+                spec.opening_tokens,
                 spec.closing_tokens,
             )
             self._streams.append(stream)

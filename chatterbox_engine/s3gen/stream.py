@@ -60,6 +60,7 @@ class SpeechStream:
         max_lead_s: float | None,
         watermark: WatermarkStream | None,
         wake: Callable[[], None],
+        opening_tokens: tuple[int, ...] = (),
         closing_tokens: tuple[int, ...] = (),
     ) -> None:
         self.voice = voice
@@ -73,6 +74,7 @@ class SpeechStream:
         self.context_window = context_window
         self._max_lead_s = max_lead_s
         self._wake = wake
+        self._opening_tokens = opening_tokens
         self._closing_tokens = closing_tokens
         self._lock = threading.Lock()
         self._pieces: deque[Piece] = deque()
@@ -89,13 +91,17 @@ class SpeechStream:
         with self._lock:
             self._pieces.append(Piece(seed, pause_s, HiFTStream(seed)))
             rest = self._schedule[min(self._handed, len(self._schedule) - 1) :]
-            return (rest[0] + self._lookahead, *rest[1:], self._schedule[-1])
+            first = max(1, rest[0] + self._lookahead - len(self._opening_tokens))
+            return (first, *rest[1:], self._schedule[-1])
 
     def feed(self, tokens: Iterable[int], *, final: bool) -> None:
-        """Tokens of the piece begun last; `final` ends it, with the model's closing tokens after what was spoken."""
+        """Tokens of the piece begun last; `final` ends it. The model's own stand before and after what was spoken."""
         with self._lock:
             piece = self._pieces[-1]
-            piece.tokens.extend(tokens)
+            spoken = list(tokens)
+            if spoken and not piece.tokens:
+                piece.tokens.extend(self._opening_tokens)
+            piece.tokens.extend(spoken)
             if final and piece.tokens:
                 piece.tokens.extend(self._closing_tokens)
             piece.complete = final

@@ -58,7 +58,7 @@ def cropping() -> Iterator[S3GenEngine]:
 @pytest.fixture(scope="module")
 def turbo() -> Iterator[S3GenEngine]:
     """With a mean flow, and silence after each piece."""
-    spec = SPEC.model_copy(update={"meanflow": True, "closing_tokens": (4299, 4299, 4299)})
+    spec = SPEC.model_copy(update={"meanflow": True, "opening_tokens": (7,), "closing_tokens": (4299, 4299, 4299)})
     engine = S3GenEngine(S3GenModel(spec, RandomWeights(0), torch.float32, CPU), S3GenSwitches(max_streams=8), None)
     engine.start()
     yield engine
@@ -162,7 +162,7 @@ def test_each_stream_of_a_batch_equals_itself_alone(kind: str, request: pytest.F
     feeds=st.lists(st.integers(0, 10), max_size=5),
 )
 @settings(max_examples=10, deadline=None)
-def test_closing_tokens_follow_what_was_spoken(
+def test_the_models_own_tokens_stand_around_what_was_spoken(
     turbo: S3GenEngine, count: int, schedule: list[int], feeds: list[int]
 ) -> None:
     """As if T3 had sampled them, however its tokens come; where T3 had nothing to say, nothing is added."""
@@ -175,11 +175,11 @@ def test_closing_tokens_follow_what_was_spoken(
     stream.feed(rest, final=True)
     stream.finish()
     audio = spoken(stream)
-    assert len(audio) == (960 * (count + 3) if count else 0)
+    assert len(audio) == (960 * (1 + count + 3) if count else 0)
     by_hand = turbo.open(voice(), schedule=tuple(schedule), paced=False)
-    by_hand._closing_tokens = ()
+    by_hand._opening_tokens = by_hand._closing_tokens = ()
     by_hand.begin_piece(3, 0.0)
-    by_hand.feed([*tokens(count), 4299, 4299, 4299] if count else [], final=True)
+    by_hand.feed([7, *tokens(count), 4299, 4299, 4299] if count else [], final=True)
     by_hand.finish()
     assert np.abs(audio - spoken(by_hand)).max(initial=0) <= 1e-4
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import adversary, checkpoint, dimensions, flow, loop, speech_tokenizer, t3, vocoder
+from training import checkpoint, dimensions, flow, loop, speech_tokenizer, t3, vocoder
 from training.corpus import Corpus, make
 
 GLOSSES = {
@@ -45,10 +45,9 @@ def made(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(flow, "WINDOWS", ((2, 16),))
         patch.setattr(flow, "SPOKEN", 3)
         patch.setattr(vocoder, "BATCH", 2)
-        patch.setattr(adversary, "BATCH", 2)
         patch.setattr(vocoder, "MADE_FROM", 1)
         speech_tokenizer.run(corpus, folder)
-        for stage in (flow, vocoder, adversary, t3):
+        for stage in (flow, vocoder, t3):
             stage.run(corpus, folder, 2)
             name = stage.__name__.rpartition(".")[2]
             first, *_, last = map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
