@@ -22,7 +22,9 @@ from tests.families import save, small
 from tests.test_voice import speechlike
 
 TEXT = "Hello there, this is a test."
-CONFIG = EngineConfig.profile("balanced", watermark=False, t3={"precision": "fp32", "max_positions": 1024})
+CONFIG = EngineConfig.profile(
+    "balanced", watermark=False, t3={"precision": "fp32", "max_positions": 1024}, s3gen={"precision": "fp32"}
+)
 SHORT: dict[str, Any] = {"seed": 1, "max_new_tokens": 30}
 
 

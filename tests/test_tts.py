@@ -27,7 +27,9 @@ from chatterbox_engine.types import SAMPLES_PER_TOKEN
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 LONG = " ".join(f"Sentence number {i} is as long as the others are." for i in range(9))
-PLAIN = EngineConfig.profile(watermark=False, t3={"precision": "fp32"}, s3gen={"cfm_steps": 2, "queue_chunks": 2})
+PLAIN = EngineConfig.profile(
+    watermark=False, t3={"precision": "fp32"}, s3gen={"precision": "fp32", "cfm_steps": 2, "queue_chunks": 2}
+)
 
 
 @pytest.fixture(scope="module")
