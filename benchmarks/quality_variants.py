@@ -44,7 +44,8 @@ VOICINGS: tuple[Voicing, ...] = (
     *(Voicing(" ".join(switches), "balanced", switches, base="balanced") for switches in _STREAMS),
     *(Voicing(switch, "balanced", (switch,), base="balanced") for switch in _S3GEN),
 )
-"""Each profile as it serves; `balanced` in one pass, and so with a switch of T3; `balanced` cut in other ways."""
+"""Each profile as it serves; `balanced` in one pass, and so with a switch of T3; `balanced` cut in other ways, and
+its sound made in others."""
 
 
 def chosen(names: str | None) -> list[Voicing]:

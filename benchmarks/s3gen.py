@@ -152,7 +152,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _spoken(spec: S3GenSpec, seconds: float) -> int:
-    """Speech tokens of an utterance, with those that the model puts at its end."""
+    """Speech tokens of an utterance, with those that the model puts around them."""
     return round(seconds * TOKEN_RATE) + len(spec.opening_tokens) + len(spec.closing_tokens)
 
 

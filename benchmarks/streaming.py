@@ -5,6 +5,7 @@ frame an offline pass makes. This measures the difference: the same tokens, the 
 """
 
 import argparse
+from collections.abc import Iterator
 
 import torch
 from tqdm import tqdm
@@ -42,16 +43,23 @@ COLUMNS = (
 )
 
 
+def cuts(tokens: int, schedule: tuple[int, ...], lookahead: int) -> Iterator[tuple[int, int, bool]]:
+    """Where each chunk begins and ends, and whether it is the last: only then no look-ahead follows it."""
+    done = chunk = 0
+    while done < tokens:
+        size = schedule[min(chunk, len(schedule) - 1)]
+        final = tokens - done < size + lookahead
+        end = tokens if final else done + size
+        yield done, end, final
+        done, chunk = end, chunk + 1
+
+
 def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, schedule: tuple[int, ...],
         window: int | None) -> torch.Tensor:  # fmt: skip
     """The mel (80, frames) that a stream cut by `schedule` commits, chunk after chunk."""
     prompt, lookahead = voice.prompt.shape[1], model.spec.encoder.lookahead
     parts: list[torch.Tensor] = []
-    done = 0
-    while done < len(tokens):
-        size = schedule[min(len(parts), len(schedule) - 1)]
-        final = len(tokens) - done < size + lookahead
-        end = len(tokens) if final else done + size
+    for done, end, final in cuts(len(tokens), schedule, lookahead):
         start = 0 if window is None else max(0, done - window)
         own = torch.tensor([tokens[start : end if final else end + lookahead]])
         noise = flow_noise(
@@ -63,35 +71,25 @@ def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, sche
         with torch.inference_mode():
             made = model.flow(*inputs, final=final)[0].cpu()
         parts.append(made[:, FRAMES_PER_TOKEN * (done - start) :])
-        done = end
     return torch.cat(parts, dim=1)
 
 
 def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, schedule: tuple[int, ...],
                 heard: FlowPast) -> torch.Tensor:  # fmt: skip
     """The same with `flow_attention: chunked`; `heard` is what is kept of the voice."""
-    prompt, lookahead, bins = (
-        FRAMES_PER_TOKEN * voice.prompt.shape[1],
-        model.spec.encoder.lookahead,
-        model.spec.mel_bins,
-    )
+    prompt, lookahead = FRAMES_PER_TOKEN * voice.prompt.shape[1], model.spec.encoder.lookahead
     past = heard.copy()
     feat, speaker = voice.feat.to(model.device), voice.speaker.to(model.device)
     parts: list[torch.Tensor] = []
-    done = 0
-    while done < len(tokens):
-        size = schedule[min(len(parts), len(schedule) - 1)]
-        final = len(tokens) - done < size + lookahead
-        end = len(tokens) if final else done + size
+    for done, end, final in cuts(len(tokens), schedule, lookahead):
         own = torch.tensor(tokens[done : end if final else end + lookahead])
         own = torch.cat((voice.prompt[0, past.frames // FRAMES_PER_TOKEN :], own)).to(model.device)
         noise = flow_noise(
-            torch.tensor([seed]), prompt, FRAMES_PER_TOKEN * done, FRAMES_PER_TOKEN * (end - done), bins
+            torch.tensor([seed]), prompt, FRAMES_PER_TOKEN * done, FRAMES_PER_TOKEN * (end - done), model.spec.mel_bins
         )[:, :, min(prompt, past.frames) :]  # fmt: skip
         with torch.inference_mode():
             (made,) = model.flow.go_on([own], [final], feat, speaker, noise.to(model.device), [past])
         parts.append(made.cpu())
-        done = end
     return torch.cat(parts, dim=1)
 
 

@@ -4,11 +4,11 @@ from functools import cache
 from pathlib import Path
 
 import chatterbox_engine
-from chatterbox_engine.checkpoint import CONFIG_FILE
+from chatterbox_engine.checkpoint import CONFIG_FILE, DEMO
 from chatterbox_engine.spec import ModelSpec
 
 LOGS = Path(__file__).parent / "logs"
-CONFIG = Path(chatterbox_engine.__file__).parent / "demo" / CONFIG_FILE
+CONFIG = Path(chatterbox_engine.__file__).parent / DEMO / CONFIG_FILE
 """The bundled model's, and every checkpoint's that is made."""
 
 

@@ -142,6 +142,7 @@ def _filled(draw: random.Random, words: dict[str, list[str]], templates: Sequenc
     numbers = {"n": draw.randint(1, 120), "m": draw.randint(1, 99), "k": draw.randint(1, 9999)}
     times = {"hour": draw.randint(1, 12), "minute": f"{draw.randrange(0, 60, 5):02d}", "day_n": draw.randint(1, 30)}
     dates = {"day": draw.choice(_DAYS), "month": draw.choice(_MONTHS), "year": draw.randint(1900, 2030)}
+    # Drawn for remarks alone, so that the other texts stay those they were.
     name = {"name": draw.choice(_NAMES)} if templates is not _TEMPLATES else {}
     adjective = {"Adj": values["adj"].capitalize(), "percent": draw.randint(1, 99)}
     return draw.choice(templates).format(**values, **numbers, **times, **dates, **adjective, **name)

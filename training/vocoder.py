@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from chatterbox_engine.s3gen.hift import HiFT, initial_phases
 from chatterbox_engine.types import SAMPLES_PER_FRAME
@@ -127,20 +127,12 @@ class Windows:
         return torch.from_numpy(self._audio[samples].copy()).float() / 32768
 
 
-def distances(hift: HiFT, batch: Batch, made: Tensor) -> dict[str, Tensor]:
-    """Of the audio that was made of a batch, without the windows' ends, which lack context; and of the pitch."""
-    spectral = spectral_distance(inner(made), inner(batch.wave))
+def distances(hift: HiFT, batch: Batch, seed: int) -> dict[str, Tensor]:
+    """Of what is made of a batch, without the windows' ends, which lack context; and of the pitch."""
+    made = speak(hift, batch.mel, batch.f0, seed)
+    inner = slice(SAMPLES_PER_FRAME, -SAMPLES_PER_FRAME)
+    spectral = spectral_distance(made[:, inner], batch.wave[:, inner])
     return {"spectral": spectral, "f0": F.l1_loss(hift.f0(batch.mel), batch.f0) / 100}
-
-
-def inner(wave: Tensor) -> Tensor:
-    """(B, N) without a frame at either end."""
-    return wave[:, SAMPLES_PER_FRAME:-SAMPLES_PER_FRAME]
-
-
-def trained(hift: HiFT) -> list[nn.Parameter]:
-    """The parameters of a HiFT that learn."""
-    return [parameter for name, parameter in hift.named_parameters() if not name.startswith("stft")]
 
 
 def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = None) -> None:
@@ -150,14 +142,14 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = N
 
     def losses(step: int) -> dict[str, Tensor]:
         batch = windows.trained(step, BATCH, BATCH // 2 if step >= MADE_FROM or start is not None else 0)
-        return distances(hift, batch, speak(hift, batch.mel, batch.f0, step))
+        return distances(hift, batch, step)
 
     def validate() -> dict[str, float]:
-        batch = windows.held_out(0, BATCH)
-        parts = distances(hift, batch, speak(hift, batch.mel, batch.f0, 0))
+        parts = distances(hift, windows.held_out(0, BATCH), 0)
         return {name: float(value) for name, value in parts.items()}
 
+    trained = [parameter for name, parameter in hift.named_parameters() if not name.startswith("stft")]
     loop.train(
         "vocoder", hift, losses, steps=steps, rate=RATE, folder=folder, log=dimensions.LOGS / "vocoder.jsonl",
-        validate=validate, parameters=trained(hift), weight_decay=0.0, continued=start is not None,
+        validate=validate, parameters=trained, weight_decay=0.0, continued=start is not None,
     )  # fmt: skip
