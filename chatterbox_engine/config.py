@@ -9,6 +9,7 @@ from chatterbox_engine.errors import InvalidRequest
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Attention = Literal["auto", "flash", "efficient", "math"]
 Quantization = Literal["none", "int8", "int8_dynamic", "int4", "fp8", "nf4"]
+HiFTPrecision = Literal["auto", "fp32", "bf16x3", "bf16"]
 CpuKernels = Literal["auto", "packed", "plain"]
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
 Warmup = Literal["none", "first", "full"]
@@ -59,7 +60,10 @@ class S3GenSwitches(_Switches):
     """Speech tokens -> waveform."""
 
     precision: Precision = "auto"
-    """Of the flow; HiFT is fp32, its F0 and source fp32 or better. auto: bf16 on CPUs with AMX, fp32 elsewhere."""
+    """Of the flow. auto: bf16 on CPUs with AMX, fp32 elsewhere."""
+    hift_precision: HiFTPrecision = "auto"
+    """Of HiFT's convolutions; F0 and source are fp32 or better. bf16x3: three products of bf16 for one, within 1e-5 of
+    fp32's, on CPUs with AMX. auto: bf16x3 there, fp32 elsewhere."""
     f0_precision: Literal["fp32", "fp64"] = "fp64"
     """fp32 is the reference's own; fp64 keeps a streamed utterance on its offline pass however long it is."""
     max_streams: int = Field(16, ge=1, le=4096)
@@ -75,6 +79,8 @@ class S3GenSwitches(_Switches):
     trained so an approximation. auto: chunked for models that were."""
     cfm_steps: int | None = Field(None, ge=1, le=100)
     """Euler steps. None: the model's own number."""
+    cpu_kernels: Literal["auto", "plain"] = "auto"
+    """On a CPU with AMX. auto: the engine's own, for a flow in bf16 all Euler steps in one call; plain: PyTorch's."""
     max_lead_s: float = Field(30.0, gt=0)
     """A stream this far ahead of its listener's playback waits."""
     queue_chunks: int = Field(8, ge=1)
@@ -132,7 +138,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "reference": {
         "t3": {"precision": "fp32", "exact": True, "cuda_graphs": False, "voice_prefix": "embeddings"},
-        "s3gen": {"precision": "fp32", "f0_precision": "fp32", "flow_attention": "full"},
+        "s3gen": {"precision": "fp32", "hift_precision": "fp32", "f0_precision": "fp32", "flow_attention": "full"},
     },
     "latency": {"t3": {"quantization": "int8"}, "s3gen": {"chunk_schedule": (10, 20, 40, 80)}, "warmup": "full"},
     "throughput": {

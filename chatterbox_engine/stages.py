@@ -105,8 +105,7 @@ class S3GenStage:
         self._warmup = config.warmup
         dtype = s3gen_dtype(config.s3gen.precision, device)
         logger.info("S3Gen: loading %s as %s on %s", checkpoint.model, dtype, device)
-        f0_dtype = torch.float32 if config.s3gen.f0_precision == "fp32" else torch.float64
-        model = S3GenModel(checkpoint.spec.s3gen, checkpoint.weights(S3GEN_FILE), dtype, device, f0_dtype)
+        model = S3GenModel(checkpoint.spec.s3gen, checkpoint.weights(S3GEN_FILE), dtype, device, config.s3gen)
         self.dtype = dtype
         self._schedule = config.s3gen.chunk_schedule
         watermarker = Watermarker() if config.watermark else None

@@ -22,24 +22,23 @@ class NativeLinear(nn.Module):
     row's result does not depend on the rows beside it. Two digits leave the rounding of the weights alone.
     """
 
-    def __init__(self, linear: nn.Linear, digits: int) -> None:
-        """Raises ValueError where the layer's inputs do not fill whole tiles of 64 bytes."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, digits: int) -> None:
+        """weight (out, in), bias (out,). Raises ValueError where the inputs do not fill whole tiles of 64 bytes."""
         super().__init__()
-        weight = linear.weight.detach()
         self.out, inputs = weight.shape
-        if inputs % 64:
-            raise ValueError(f"{inputs} inputs are no multiple of 64")
+        if inputs % (whole := 64 if digits else 32):
+            raise ValueError(f"{inputs} inputs are no multiple of {whole}")
         missing = -self.out % _BLOCK
         self._scale = self._sums = None
         if digits:
-            wide = weight.float()
+            wide = weight.detach().float()
             self._scale = (wide.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST).contiguous()
             rounded = (wide / self._scale[:, None]).round().to(torch.int8)
             self._sums = F.pad(rounded.sum(dim=1, dtype=torch.int32), (0, missing))
             self._packed = _packed(F.pad(rounded, (0, 0, 0, missing)), 4)
         else:
-            self._packed = _packed(F.pad(weight.bfloat16(), (0, 0, 0, missing)), 2)
-        self._bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
+            self._packed = _packed(F.pad(weight.detach().bfloat16(), (0, 0, 0, missing)), 2)
+        self._bias = None if bias is None else bias.detach().float().contiguous()
         own = (self._packed, self._scale, self._sums, self._bias)
         self.weight_bytes = sum(tensor.nbytes for tensor in own if tensor is not None)
         self.struct = native.Linear(self.out, inputs, digits, *(native.pointer(tensor) for tensor in own))

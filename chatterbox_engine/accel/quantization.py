@@ -78,7 +78,7 @@ def _on_cpu(linear: nn.Linear, form: Quantization, kernels: CpuKernels) -> nn.Mo
         and not linear.in_features % 64
         and native.kernels() is not None
     ):
-        return NativeLinear(linear, _DIGITS[form])
+        return NativeLinear(linear.weight, linear.bias, _DIGITS[form])
     if form in ("int8", "int8_dynamic") and packs_int8():
         return Int8Linear(linear, _DIGITS[form])
     if form == "int4":

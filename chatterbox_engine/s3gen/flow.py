@@ -5,7 +5,6 @@ model (Geng et al., 2505.13447) gives the mean velocity of a whole step, with th
 Parameters carry the names of the reference's `flow.*`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from chatterbox_engine.accel import noise as positional
 from chatterbox_engine.s3gen.encoder import Encoder
 from chatterbox_engine.s3gen.estimator import Estimator
-from chatterbox_engine.s3gen.past import Before, Continuation, Past
+from chatterbox_engine.s3gen.past import Continuation, Past
+from chatterbox_engine.s3gen.solver import EulerSolver, Solver, SolverPast
 from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN
 
@@ -53,8 +53,8 @@ def flow_noise(seeds: Tensor, prompt_frames: int, start_frame: int, frames: int,
 class FlowPast:
     """What the flow keeps of a stream, so that its next chunk costs no more than its own frames."""
 
-    steps: list[Past]
-    """Of the estimator, at each Euler step."""
+    solver: SolverPast
+    """Of the estimator."""
     low: Past = field(default_factory=Past)
     """Of the encoder at the token rate."""
     high: Past = field(default_factory=Past)
@@ -64,12 +64,11 @@ class FlowPast:
 
     def copy(self) -> "FlowPast":
         """Another stream's, that begins alike."""
-        return FlowPast([step.copy() for step in self.steps], self.low.copy(), self.high.copy(), self.frames)
+        return FlowPast(self.solver.copy(), self.low.copy(), self.high.copy(), self.frames)
 
     def forget(self, first: int, last: int) -> None:
         """Keep for the estimator the first and the last so many frames; the encoder, which is small, keeps all."""
-        for step in self.steps:
-            step.forget(first, last)
+        self.solver.forget(first, last)
 
 
 class _Decoder(nn.Module):
@@ -91,6 +90,8 @@ class Flow(nn.Module):
         self.encoder = Encoder(spec)
         self.encoder_proj = nn.Linear(spec.encoder.width, spec.mel_bins)
         self.decoder = _Decoder(spec)
+        self.solver: Solver = EulerSolver(self.decoder.estimator, spec)
+        """Whoever puts something else here knows what the weights are, and where."""
 
     def forward(
         self,
@@ -133,16 +134,13 @@ class Flow(nn.Module):
             )
         if noise.shape[2] < frames:
             raise ValueError(f"noise for {noise.shape[2]} frames was given, {frames} are needed")
-        mask = None
-        if lengths is not None:
-            ends = FRAMES_PER_TOKEN * (lengths - hidden_back)
-            mask = (torch.arange(frames, device=ends.device) < ends[:, None])[:, None]
-
+        ends = None if lengths is None else FRAMES_PER_TOKEN * (lengths - hidden_back)
         mu = self.encoder_proj(self.encoder(self.input_embedding(tokens), lengths)[:, :frames]).transpose(1, 2)
         voice = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
         cond = torch.zeros_like(mu)
         cond[:, :, :prompt] = prompt_feat.transpose(1, 2)
-        return self._solve(noise[:, :, :frames], mask, mu, voice, cond, steps or self.spec.cfm_steps)[:, :, prompt:]
+        start = noise[:, :, :frames]
+        return self.solver(start, mu, voice, cond, steps or self.spec.cfm_steps, ends=ends)[:, :, prompt:]
 
     def hear(self, prompt: Tensor, prompt_feat: Tensor, speaker: Tensor, *, steps: int | None = None) -> FlowPast:
         """The past of a stream that has not begun: its voice's prompt, computed once for all streams of the voice.
@@ -155,7 +153,7 @@ class Flow(nn.Module):
             speaker: (1, speaker_width).
             steps: Euler steps, of the streams too. None: `spec.cfm_steps`.
         """
-        past = FlowPast([Past() for _ in range(steps or self.spec.cfm_steps)])
+        past = FlowPast(self.solver.begin(steps or self.spec.cfm_steps))
         lookahead = self.spec.encoder.lookahead
         if prompt.shape[1] > lookahead:
             frames = FRAMES_PER_TOKEN * (prompt.shape[1] - lookahead)
@@ -204,49 +202,9 @@ class Flow(nn.Module):
         for row, past in enumerate(pasts):
             known = prompt_feat[row, past.frames :][: mu.shape[2]]
             cond[row, :, : len(known)] = known.T
-        rows = 1 if self.spec.meanflow else 2
-        each = zip(*(past.steps for past in pasts), strict=True)
-        before = [Continuation(step, frames, rows) for step in each]
-        mel = self._solve(noise, None, mu, voice, cond, len(before), before)
+        mel = self.solver.go_on(noise, mu, voice, cond, frames, [past.solver for past in pasts])
         spoken = []
         for row, (past, own) in enumerate(zip(pasts, frames, strict=True)):
             spoken.append(mel[row, :, max(0, prompt_feat.shape[1] - past.frames) : own])
             past.frames += own
         return spoken
-
-    def _solve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        mu: Tensor,
-        speaker: Tensor,
-        cond: Tensor,
-        steps: int,
-        before: Sequence[Before | None] | None = None,
-    ) -> Tensor:
-        """Euler's method from noise x (B, mel_bins, T) to mel, in x's dtype, over `steps` steps.
-
-        `before` has what came before x's frames, for each step.
-
-        They are even for a mean-flow model. For others they follow a cosine, with guidance (Ho and Salimans,
-        2207.12598): rows with all conditions, then the same rows with none.
-        """
-        estimator = self.decoder.estimator
-        before = before or [None] * steps
-        even = torch.linspace(0, 1, steps + 1, device=x.device)
-        if self.spec.meanflow:
-            embedded = estimator.embed_time(even[:-1], even[1:])
-            for time, step, past in zip(embedded.split(1), even.diff(), before, strict=True):
-                x = x + step * estimator.velocity(x.to(mu.dtype), mask, mu, time, speaker, cond, past).to(x.dtype)
-            return x
-        mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
-        if mask is not None:
-            mask = mask.repeat(2, 1, 1)
-        times = 1 - torch.cos(even * (math.pi / 2))
-        embedded = estimator.embed_time(times[:-1])
-        rate = self.spec.cfg_rate
-        for time, step, past in zip(embedded.split(1), times.diff(), before, strict=True):
-            rows = x.to(mu.dtype).repeat(2, 1, 1)
-            given, free = estimator.velocity(rows, mask, mu, time, speaker, cond, past).to(x.dtype).chunk(2)
-            x = x + step * ((1 + rate) * given - rate * free)
-        return x

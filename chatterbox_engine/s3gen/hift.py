@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel import noise as positional
+from chatterbox_engine.s3gen.native_decoder import NativeDecoder
 from chatterbox_engine.spec import HiFTSpec
 from chatterbox_engine.types import SAMPLE_RATE
 from chatterbox_engine.weights import StateDictWeights, load
@@ -199,6 +200,8 @@ class HiFT(nn.Module):
             self.source_resblocks.append(_ResBlock(width, spec.source_kernels[stage], spec.dilations))
             self.resblocks.extend(_ResBlock(width, kernel, spec.dilations) for kernel in spec.kernels)
         self.conv_post = nn.Conv1d(widths[-1], bins, EDGE_KERNEL, padding=EDGE_KERNEL // 2)
+        self.native: NativeDecoder | None = None
+        """Runs instead of `convolve` where somebody has put it here."""
 
     @classmethod
     def from_state_dict(cls, spec: HiFTSpec, mel_bins: int, state: Mapping[str, Tensor]) -> "HiFT":
@@ -278,9 +281,20 @@ class HiFT(nn.Module):
 
     def decode(self, mel: Tensor, source: Tensor) -> Tensor:
         """Mel (B, mel_bins, F) and source (B, 1, F * samples_per_frame) -> samples (B, F * samples_per_frame)."""
+        excitation = self.stft(source)
+        x = (self.native or self.convolve)(mel, excitation).to(source.dtype)
+        log_magnitude, phase = x.split(self.spec.n_fft // 2 + 1, dim=1)
+        magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
+        phase = torch.sin(phase)
+        spectrum = torch.cat((magnitude * phase.cos(), magnitude * phase.sin()), dim=1)
+        return self.stft.inverse(spectrum).clamp(-self.spec.audio_limit, self.spec.audio_limit)
+
+    def convolve(self, mel: Tensor, excitation: Tensor) -> Tensor:
+        """Mel (B, mel_bins, F) and the source's spectrum (B, n_fft + 2, M) -> (B, n_fft + 2, M): logarithms of
+        magnitudes, then what phases are the sines of."""
         spec = self.spec
         dtype = self.conv_pre.weight.dtype
-        excitation = self.stft(source).to(dtype)
+        excitation = excitation.to(dtype)
         x = self.conv_pre(mel.to(dtype))
         last = len(self.ups) - 1
         per_stage = len(spec.kernels)
@@ -292,9 +306,4 @@ class HiFT(nn.Module):
             parallel = self.resblocks[stage * per_stage : (stage + 1) * per_stage]
             assert isinstance(parallel, nn.ModuleList)
             x = sum(resblock(x) for resblock in parallel) / per_stage
-        x = self.conv_post(F.leaky_relu(x)).to(source.dtype)
-        log_magnitude, phase = x.split(spec.n_fft // 2 + 1, dim=1)
-        magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
-        phase = torch.sin(phase)
-        spectrum = torch.cat((magnitude * phase.cos(), magnitude * phase.sin()), dim=1)
-        return self.stft.inverse(spectrum).clamp(-spec.audio_limit, spec.audio_limit)
+        return self.conv_post(F.leaky_relu(x))

@@ -7,6 +7,7 @@ from torch import Tensor
 from chatterbox_engine.s3gen.encoder import chunk_mask
 from chatterbox_engine.s3gen.flow import Flow, FlowPast, flow_noise
 from chatterbox_engine.s3gen.past import Past
+from chatterbox_engine.s3gen.solver import EulerPast, EulerSolver
 from chatterbox_engine.spec import SPECS, ModelSpec
 from chatterbox_engine.weights import RandomWeights, load
 
@@ -48,12 +49,13 @@ def masked(flow: Flow, tokens: Tensor, feat: Tensor, speaker: Tensor, noise: Ten
     cond = torch.zeros_like(mu)
     cond[:, :, : 2 * PROMPT] = feat.transpose(1, 2)
     mask = chunk_mask(frames, 2 * CHUNK)[0]
-    return flow._solve(noise, mask, mu, voice, cond, flow.spec.cfm_steps)[0, :, 2 * PROMPT :]
+    assert isinstance(flow.solver, EulerSolver)
+    return flow.solver.solve(noise, mask, mu, voice, cond, [None] * flow.spec.cfm_steps)[0, :, 2 * PROMPT :]
 
 
 def chunks(flow: Flow, tokens: Tensor, feat: Tensor, speaker: Tensor, noise: Tensor) -> list[Tensor]:
     """The same, chunk by chunk, the prompt first."""
-    past = FlowPast([Past() for _ in range(flow.spec.cfm_steps)])
+    past = FlowPast(flow.solver.begin(flow.spec.cfm_steps))
     made = []
     for begin in range(0, tokens.shape[1], CHUNK):
         final = begin + CHUNK + LOOKAHEAD > tokens.shape[1]
@@ -125,12 +127,13 @@ def test_streams_at_different_places_go_on_together_as_alone(flow: Flow, finals:
 
 def test_what_is_forgotten_lies_in_the_middle() -> None:
     keys = torch.arange(10.0).view(1, 1, 10, 1)
-    past = FlowPast([Past([], [(keys, -keys)])], frames=10)
+    own = EulerPast([Past([], [(keys, -keys)])])
+    past = FlowPast(own, frames=10)
     past.forget(2, 3)
-    kept, values = past.steps[0].keys_values[0]
+    kept, values = own.steps[0].keys_values[0]
     assert kept.flatten().tolist() == [0, 1, 7, 8, 9]
     assert torch.equal(values, -kept)
     past.forget(2, 8)
-    assert past.steps[0].keys_values[0][0].shape[2] == 5
+    assert own.steps[0].keys_values[0][0].shape[2] == 5
     past.forget(2, 0)
-    assert past.steps[0].keys_values[0][0].flatten().tolist() == [0, 1]
+    assert own.steps[0].keys_values[0][0].flatten().tolist() == [0, 1]

@@ -42,6 +42,63 @@ class Layer(ctypes.Structure):
     )
 
 
+class ConvBlock(ctypes.Structure):
+    _fields_ = (("conv", Linear), ("gain", ctypes.c_void_p), ("shift", ctypes.c_void_p))
+
+
+class Resnet(ctypes.Structure):
+    _fields_ = (("one", ConvBlock), ("two", ConvBlock), ("residual", Linear))
+
+
+class Estimator(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("bins", "width", "heads", "head_width", "stages", "blocks", "guided")),
+        ("rate", ctypes.c_float),
+        ("resnets", ctypes.POINTER(Resnet)),
+        ("layers", ctypes.POINTER(Layer)),
+        ("down", Linear),
+        ("up", Linear),
+        ("last", ConvBlock),
+        ("project", Linear),
+    )
+
+
+class Page(ctypes.Structure):
+    _fields_ = (("memory", ctypes.c_void_p), ("there", ctypes.c_int64))
+
+
+class Speech(ctypes.Structure):
+    _fields_ = (
+        ("frames", ctypes.c_int64),
+        ("pages", ctypes.POINTER(Page)),
+        ("count", ctypes.c_int64),
+        ("next", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("before", "x", "mu", "cond", "speaker")),
+    )
+
+
+class Solve(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("speech", ctypes.POINTER(Speech)),
+        ("time", ctypes.c_void_p),
+        ("size", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("step_bytes", "layer_bytes", "plane")),
+    )
+
+
+class Convolution(ctypes.Structure):
+    _fields_ = (
+        ("weights", Linear),
+        *((name, ctypes.c_int64) for name in ("inputs", "width", "taps", "dilation", "stride", "padding", "exact")),
+        ("activation", ctypes.c_int64),
+        ("slope", ctypes.c_float),
+        ("alpha", ctypes.c_void_p),
+        ("inverse", ctypes.c_void_p),
+    )
+
+
 class Model(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("layers", "width", "heads", "mlp_width", "llama")),
@@ -83,6 +140,12 @@ def kernels() -> ctypes.CDLL | None:
     return library
 
 
+def has_tiles() -> bool:
+    """The kernels run, and multiply through AMX's tiles."""
+    library = kernels()
+    return library is not None and bool(library.prepare(1)) and hasattr(library, "solve")
+
+
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Where a contiguous tensor's data lie; None is NULL."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
@@ -96,10 +159,7 @@ def _built() -> Path:
     target = subprocess.run(
         [compiler, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False
     )
-    sources = [
-        (_FOLDER / name).read_text()
-        for name in ("team.h", "linear.h", "attention.h", "guard.h", "noise.h", "sample.h", "source.h", "decode.c")
-    ]
+    sources = [path.read_text() for path in sorted(_FOLDER.glob("*.[ch]"))]
     what = (*sources, *_FLAGS, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"
     library = folder / f"decode-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.so"

@@ -1,16 +1,12 @@
 // T3's transformer on a CPU: a decode step, every layer of it, in one call.
 
-#include "attention.h"
+#include "flow.h"
 #include "guard.h"
 #include "sample.h"
 #include "source.h"
+#include "vocoder.h"
 
 enum { FEW = 4 }; // rows that every thread makes ready for itself
-
-typedef struct {
-  Linear qkv, out, up, down;
-  const float *attention_norm, *attention_norm_bias, *mlp_norm, *mlp_norm_bias;
-} Layer;
 
 typedef struct {
   int64_t layers, width, heads, mlp_width;

@@ -23,9 +23,6 @@ static float strongest(const float *row, int64_t begin, int64_t end) {
   return found;
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // `count` streams take a step. attention (count, rows, length); tokens, the last ones drawn (count);
 // logits (count, vocabulary), which are changed where the stop is forced or held back.
 void guard(Stream *streams, const int64_t *slots, const float *attention, const int64_t *tokens, float *logits,

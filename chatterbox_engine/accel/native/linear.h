@@ -32,6 +32,12 @@ typedef struct {
   const float *bias;   // (outputs) or NULL
 } Linear;
 
+// A transformer's layer.
+typedef struct {
+  Linear qkv, out, up, down;
+  const float *attention_norm, *attention_norm_bias, *mlp_norm, *mlp_norm_bias;
+} Layer;
+
 static int use_amx = 0;
 static int wide_bf16 = 0; // bf16 is multiplied as fp32: Intel's dot of bf16 by AVX512 takes four times as long
 

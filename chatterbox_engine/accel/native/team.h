@@ -10,6 +10,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
 enum { PATIENCE = 40000 }; // pauses, about 2 ms, before a thread offers its core: it may not have it back for longer
 
 typedef struct {

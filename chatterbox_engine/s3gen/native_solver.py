@@ -1,0 +1,214 @@
+"""Euler's method by the CPU's own kernels: all steps in one call, over packed weights, through AMX's tiles."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chatterbox_engine.accel import native
+from chatterbox_engine.accel.native import pointer
+from chatterbox_engine.accel.native_linear import NativeLinear
+from chatterbox_engine.s3gen.estimator import Estimator
+from chatterbox_engine.s3gen.solver import SolverPast, embedded_times, step_times
+from chatterbox_engine.spec import S3GenSpec
+
+_PAGE = 32
+"""Places of a page of keys and values."""
+_WHOLE = 32
+"""Numbers that fill a tile's row."""
+
+
+@dataclass(slots=True)
+class _Page:
+    memory: Tensor
+    there: int
+    """A bit for each place that is attended to."""
+
+
+class PagedPast:
+    """Keys and values of a stream in pages of 32 frames, for all steps and layers, and its convolutions' last inputs.
+
+    Pages that another stream has too are never written to: a stream's own frames begin in a page of its own.
+    """
+
+    def __init__(self, before: Tensor, pages: list[_Page] | None = None) -> None:
+        """before: (steps, sequences, numbers) bf16."""
+        self.before = before
+        self.pages = pages or []
+        self.used = _PAGE
+        """Places of the last page that are taken."""
+
+    def copy(self) -> "PagedPast":
+        return PagedPast(self.before.clone(), [_Page(page.memory, page.there) for page in self.pages])
+
+    def grow(self, frames: int, page: tuple[int, ...]) -> int:
+        """Places for so many frames more, in pages of so many bytes. Returns the first one's, counted from the first
+        page's."""
+        if self.used == _PAGE:
+            self._append(page)
+        first = (len(self.pages) - 1) * _PAGE + self.used
+        while frames:
+            if self.used == _PAGE:
+                self._append(page)
+            count = min(frames, _PAGE - self.used)
+            self.pages[-1].there |= ((1 << count) - 1) << self.used
+            self.used += count
+            frames -= count
+        return first
+
+    def forget(self, first: int, last: int) -> None:
+        gone = sum(page.there.bit_count() for page in self.pages) - first - last
+        for page in self.pages:
+            for place in range(_PAGE):
+                if not page.there >> place & 1:
+                    continue
+                if first:
+                    first -= 1
+                elif gone > 0:
+                    page.there &= ~(1 << place)
+                    gone -= 1
+        self.pages = [page for page in self.pages[:-1] if page.there] + self.pages[-1:]
+
+    def _append(self, page: tuple[int, ...]) -> None:
+        # Zero, since the places that are not taken are multiplied too, by nothing.
+        self.pages.append(_Page(torch.zeros(page, dtype=torch.uint8), 0))
+        self.used = 0
+
+
+class NativeSolver:
+    """`EulerSolver` over weights in bf16 and activations in fp32 between the products; sums are in fp32."""
+
+    def __init__(self, estimator: Estimator, spec: S3GenSpec) -> None:
+        kernels = native.kernels()
+        assert kernels is not None
+        self._kernels = kernels
+        self._estimator = estimator
+        self._spec = spec
+        self._kept: list[object] = []  # what the structures point into
+        self._times: dict[int, tuple[Tensor, Tensor]] = {}
+        stages = [*estimator.down_blocks, *estimator.mid_blocks, *estimator.up_blocks]
+        resnets = [self._resnet(stage.get_submodule("0")) for stage in stages]
+        layers = [self._layer(block) for stage in stages for block in stage.get_submodule("1").children()]
+        down, up = (self._conv(ends[0].get_submodule("2")) for ends in (estimator.down_blocks, estimator.up_blocks))
+        own = spec.estimator
+        self._struct = native.Estimator(
+            spec.mel_bins, own.width, own.heads, own.head_width, len(stages), own.stage_blocks, int(not spec.meanflow),
+            spec.cfg_rate, (native.Resnet * len(resnets))(*resnets), (native.Layer * len(layers))(*layers), down, up,
+            self._conv_block(estimator.final_block), self._conv(estimator.final_proj),
+        )  # fmt: skip
+        self._adds = [stage.get_submodule("0.mlp.1") for stage in stages]
+        self._layers = len(layers)
+        self._sequences = 1 if spec.meanflow else 2
+        self._plane = 2 * _PAGE * own.head_width * 2
+        kernels.flow_tail.restype = ctypes.c_int64
+        self._tail = int(kernels.flow_tail(ctypes.byref(self._struct)))
+
+    @staticmethod
+    def runs(estimator: Estimator, spec: S3GenSpec) -> bool:
+        """The kernels and AMX are there, and fit the model as it was loaded."""
+        own = spec.estimator
+        weight = estimator.final_proj.weight
+        fits = not any(size % _WHOLE for size in (own.width, own.head_width, 4 * spec.mel_bins)) and own.stage_blocks
+        return (
+            bool(fits and not spec.mel_bins % 16 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu")
+            and native.has_tiles()
+        )
+
+    def __call__(
+        self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int, *, ends: Tensor | None = None
+    ) -> Tensor:
+        batch, _, longest = x.shape
+        counts = [longest] * batch if ends is None else ends.tolist()
+        heads = self._sequences * self._spec.estimator.heads
+        pages = [[_Page(torch.zeros(heads, self._plane, dtype=torch.uint8), -1) for _ in range(-(-count // _PAGE))]
+                 for count in counts]  # fmt: skip
+        for own, count in zip(pages, counts, strict=True):
+            own[-1].there = (1 << (count - 1) % _PAGE + 1) - 1
+        nothing = native.pointer(None)
+        given = [(count, own, 0, nothing) for count, own in zip(counts, pages, strict=True)]
+        return self._solve(x, mu, speaker, cond, steps, given, 0, 0)
+
+    def begin(self, steps: int) -> SolverPast:
+        return PagedPast(torch.zeros(steps, self._sequences, self._tail, dtype=torch.bfloat16))
+
+    def go_on(
+        self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, counts: Sequence[int], pasts: Sequence[SolverPast]
+    ) -> Tensor:
+        own = [past for past in pasts if isinstance(past, PagedPast)]
+        steps = len(own[0].before)
+        layer = self._sequences * self._spec.estimator.heads * self._plane
+        given = []
+        for past, count in zip(own, counts, strict=True):
+            first = past.grow(count, (steps, self._layers, layer))
+            given.append((count, past.pages, first, pointer(past.before)))
+        return self._solve(x, mu, speaker, cond, steps, given, self._layers * layer, layer)
+
+    def _solve(
+        self,
+        x: Tensor,
+        mu: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        steps: int,
+        given: list[tuple[int, list[_Page], int, ctypes.c_void_p]],
+        step_bytes: int,
+        layer_bytes: int,
+    ) -> Tensor:
+        time, size = self._time(steps)
+        mel = x.transpose(1, 2).float().contiguous().clone()
+        mu, cond = (frames.transpose(1, 2).float().contiguous() for frames in (mu, cond))
+        speaker = speaker.float().contiguous()
+        speech = [
+            native.Speech(
+                count, (native.Page * len(pages))(*(native.Page(page.memory.data_ptr(), page.there) for page in pages)),
+                len(pages), first, before, *(pointer(part[row]) for part in (mel, mu, cond, speaker)),
+            )
+            for row, (count, pages, first, before) in enumerate(given)
+        ]  # fmt: skip
+        call = native.Solve(
+            len(speech), steps, (native.Speech * len(speech))(*speech), pointer(time), pointer(size),
+            step_bytes, layer_bytes, self._plane,
+        )  # fmt: skip
+        if self._kernels.solve(ctypes.byref(self._struct), ctypes.byref(call)) != 0:
+            raise MemoryError("The flow's activations do not fit in memory.")
+        return mel.transpose(1, 2).to(x.dtype)
+
+    def _time(self, steps: int) -> tuple[Tensor, Tensor]:
+        """What each resnet adds at each step (steps, stages, width), and the steps' sizes (steps,)."""
+        if steps not in self._times:
+            times = step_times(self._spec, steps, torch.device("cpu"))
+            embedded = embedded_times(self._estimator, self._spec, times)
+            added = torch.stack([add(embedded) for add in self._adds], dim=1).float().contiguous()
+            self._times[steps] = added, times.diff().contiguous()
+        return self._times[steps]
+
+    def _linear(self, weight: Tensor, bias: Tensor | None) -> native.Linear:
+        made = NativeLinear(weight, bias, 0)
+        self._kept.append(made)
+        return made.struct
+
+    def _conv(self, conv: nn.Module) -> native.Linear:
+        """The inputs of each frame of its window, one after the other."""
+        assert isinstance(conv, nn.Conv1d)
+        return self._linear(conv.weight.transpose(1, 2).flatten(1), conv.bias)
+
+    def _conv_block(self, block: nn.Module) -> native.ConvBlock:
+        return native.ConvBlock(self._conv(block.get_submodule("block.0")), *self._norm(block, "block.2"))
+
+    def _resnet(self, resnet: nn.Module) -> native.Resnet:
+        blocks = (self._conv_block(resnet.get_submodule(name)) for name in ("block1", "block2"))
+        return native.Resnet(*blocks, self._conv(resnet.get_submodule("res_conv")))
+
+    def _layer(self, block: nn.Module) -> native.Layer:
+        part = block.get_parameter
+        qkv = torch.cat([part(f"attn1.to_{name}.weight") for name in "qkv"])
+        names = ("attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
+        rest = (self._linear(part(f"{name}.weight"), part(f"{name}.bias")) for name in names)
+        return native.Layer(self._linear(qkv, None), *rest, *self._norm(block, "norm1"), *self._norm(block, "norm3"))
+
+    def _norm(self, module: nn.Module, name: str) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+        parts = [module.get_parameter(f"{name}.{part}").detach().float().contiguous() for part in ("weight", "bias")]
+        self._kept.extend(parts)
+        return pointer(parts[0]), pointer(parts[1])
