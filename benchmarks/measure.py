@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
+
+from chatterbox_engine.types import SAMPLE_RATE
 
 Measured = Mapping[str, float]
 """What one call of a variant measured, by name."""
@@ -78,3 +81,14 @@ def synchronize(device: torch.device) -> None:
     """Wait for the device. A CPU is never behind."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def timed_audio(call: Callable[[], Tensor], device: torch.device) -> dict[str, float]:
+    """Of a call that makes samples (..., n): seconds spent, seconds of audio, and the first over the second."""
+    synchronize(device)
+    begin = time.perf_counter()
+    samples = call()
+    synchronize(device)
+    took = time.perf_counter() - begin
+    audio = samples.shape[-1] / SAMPLE_RATE
+    return {"seconds": took, "audio_s": audio, "rtf": took / audio}

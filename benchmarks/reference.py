@@ -7,13 +7,13 @@ own tensors, S3Gen keeps those that its constructor draws, since its speed does 
 import contextlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Measured, synchronize
+from benchmarks.measure import Measured, synchronize, timed_audio
 from chatterbox_engine.checkpoint import T3_FILE, Checkpoint
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.spec import EncoderSpec, EstimatorSpec, HiFTSpec, S3GenSpec, T3Spec
@@ -103,6 +103,17 @@ class ReferenceS3Gen:
         """Time one utterance."""
         return timed_audio(lambda: self.speak(tokens, voice), self._device)
 
+    def measure_hift(self, mel: Tensor) -> Measured:
+        """Time HiFT alone on mel (1, 80, F)."""
+        nothing = torch.zeros(1, 1, 0, device=self._device)
+
+        def vocode() -> Tensor:
+            with torch.inference_mode():
+                made: Tensor = self.model.mel2wav.inference(speech_feat=mel.to(self._device), cache_source=nothing)[0]
+            return made
+
+        return timed_audio(vocode, self._device)
+
 
 class ReferenceTTS:
     """What ChatterboxTTS.generate does, with a stated number of tokens: random weights never sample the stop token."""
@@ -128,17 +139,6 @@ class ReferenceTTS:
 
         measured = timed_audio(generate, self._device)
         return {**measured, "first_audio_s": measured["seconds"]}
-
-
-def timed_audio(call: Callable[[], Tensor], device: torch.device) -> dict[str, float]:
-    """Of a call that makes samples (..., n): seconds spent, seconds of audio, and the first over the second."""
-    synchronize(device)
-    begin = time.perf_counter()
-    samples = call()
-    synchronize(device)
-    took = time.perf_counter() - begin
-    audio = samples.shape[-1] / SAMPLE_RATE
-    return {"seconds": took, "audio_s": audio, "rtf": took / audio}
 
 
 def _t3(spec: T3Spec) -> Any:

@@ -13,18 +13,20 @@ from torch import Tensor
 
 from benchmarks import bandwidth, conditions, subject
 from benchmarks.ceilings import s3gen_operations
-from benchmarks.measure import Measured, in_turns, ratio, spread
+from benchmarks.measure import Measured, in_turns, ratio, spread, timed_audio
 from benchmarks.report import Column, Report, Row, file_name, measured, number, percent, scaled
 from benchmarks.subject import Subject
 from benchmarks.t3 import REFERENCE, counts
 from chatterbox_engine.checkpoint import Checkpoint
 from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.s3gen.hift_stream import HiFTStream, advance
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.stages import S3GenStage
-from chatterbox_engine.types import SAMPLE_RATE, TOKEN_RATE, VALID_TOKENS
+from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE, TOKEN_RATE, VALID_TOKENS
 
 _WHOLE = (10**6,)
+_HIFT = "HiFT alone, the longest"
 _ATTEMPTS = 5
 """The engine may wake up before the last of a batch is handed over; then all are made again."""
 _PATIENCE_S = 1200.0
@@ -64,6 +66,17 @@ class Speaking:
             if self.stage.engine.batch == batch:
                 return {"seconds": took, "rtf": took * SAMPLE_RATE / samples}
         raise InvalidRequest(f"{batch} utterances did not come into one call, {_ATTEMPTS} times.", "batch")
+
+    def run_hift(self, mel: Tensor) -> Measured:
+        """HiFT alone on mel (1, 80, F), in one call."""
+        hift, device = self.stage.model.hift, self.stage.model.device
+
+        def vocode() -> Tensor:
+            with torch.inference_mode():
+                (made,) = advance(hift, [HiFTStream(0)], [mel[0].to(device)], [True])
+            return made[None]
+
+        return timed_audio(vocode, device)
 
     def audio(self, seconds: float, seed: int) -> Tensor:
         """The samples (n,) of one utterance."""
@@ -135,6 +148,11 @@ def run(options: argparse.Namespace) -> None:
             tokens = speech_tokens(0, round(seconds * TOKEN_RATE))[None]
             variants[_reference(seconds)] = partial(reference.measure, tokens, voice)
         variants[_reference(options.seconds[0])]()
+        mel = _random_mel(spec, options.seconds[-1])
+        variants[_HIFT], variants[f"{REFERENCE}'s {_HIFT}"] = (
+            partial(speaking.run_hift, mel), partial(reference.measure_hift, mel),
+        )  # fmt: skip
+        variants[_HIFT]()
     rounds = in_turns(variants, options.repeats, warm_up=0, title="S3Gen")  # each has run once above
     rows: list[Row] = []
     for name, own in rounds.items():
@@ -146,6 +164,8 @@ def run(options: argparse.Namespace) -> None:
             row["operations"] = batch * s3gen_operations(spec, voice.s3gen_prompt.shape[1], _spoken(spec, seconds))
             row["ceiling_s"] = row["operations"] / arithmetic.per_second
             row["share"] = row["ceiling_s"] / row["seconds"].median
+        if name == _HIFT:
+            row["ratio"] = ratio(rounds[f"{REFERENCE}'s {_HIFT}"], own, "rtf")
         rows.append(row)
     Report(file_name("s3gen", given.model, given.device.type), told, COLUMNS, rows, rounds).emit(options.output)
     speaking.stage.engine.stop()
@@ -154,6 +174,11 @@ def run(options: argparse.Namespace) -> None:
 def _spoken(spec: S3GenSpec, seconds: float) -> int:
     """Speech tokens of an utterance, with those that the model puts around them."""
     return round(seconds * TOKEN_RATE) + len(spec.opening_tokens) + len(spec.closing_tokens)
+
+
+def _random_mel(spec: S3GenSpec, seconds: float) -> Tensor:
+    """(1, 80, F), about as loud as speech."""
+    return torch.randn(1, spec.mel_bins, round(seconds * TOKEN_RATE) * FRAMES_PER_TOKEN) - 4.0
 
 
 def _reference(seconds: float) -> str:

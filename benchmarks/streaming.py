@@ -14,6 +14,7 @@ from benchmarks import conditions, subject
 from benchmarks.measure import Measured, Rounds, seconds, spread
 from benchmarks.report import Column, Report, Row, file_name, scaled
 from benchmarks.s3gen import speech_tokens
+from chatterbox_engine.accel.device import s3gen_dtype
 from chatterbox_engine.checkpoint import S3GEN_FILE
 from chatterbox_engine.s3gen.flow import FlowPast, flow_noise
 from chatterbox_engine.s3gen.model import S3GenModel
@@ -67,7 +68,7 @@ def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, sche
             FRAMES_PER_TOKEN * own.shape[1], model.spec.mel_bins,
         )  # fmt: skip
         row = torch.cat((voice.prompt, own), dim=1)
-        inputs = (given.to(model.device) for given in (row, voice.feat, voice.speaker, noise))
+        inputs = row.to(model.device), *_conditions(model, voice), noise.to(model.device)
         with torch.inference_mode():
             made = model.flow(*inputs, final=final)[0].cpu()
         parts.append(made[:, FRAMES_PER_TOKEN * (done - start) :])
@@ -79,7 +80,7 @@ def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: i
     """The same with `flow_attention: chunked`; `heard` is what is kept of the voice."""
     prompt, lookahead = FRAMES_PER_TOKEN * voice.prompt.shape[1], model.spec.encoder.lookahead
     past = heard.copy()
-    feat, speaker = voice.feat.to(model.device), voice.speaker.to(model.device)
+    feat, speaker = _conditions(model, voice)
     parts: list[torch.Tensor] = []
     for done, end, final in cuts(len(tokens), schedule, lookahead):
         own = torch.tensor(tokens[done : end if final else end + lookahead])
@@ -93,6 +94,11 @@ def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: i
     return torch.cat(parts, dim=1)
 
 
+def _conditions(model: S3GenModel, voice: S3GenVoice) -> tuple[torch.Tensor, torch.Tensor]:
+    """The prompt's mel and the speaker, as the model takes them."""
+    return voice.feat.to(model.device, model.dtype), voice.speaker.to(model.device, model.dtype)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     subject.add_arguments(parser, model="demo")
     parser.set_defaults(repeats=3)
@@ -104,9 +110,11 @@ def run(options: argparse.Namespace) -> None:
     given = subject.of(options)
     checkpoint = given.checkpoint()
     weights = checkpoint.weights(S3GEN_FILE)
-    model = S3GenModel(checkpoint.spec.s3gen, weights, torch.float32, given.device)
+    dtype, switches = s3gen_dtype(given.config.s3gen.precision, given.device), given.config.s3gen
+    model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, given.device, switches)
     voice = subject.voice_of(checkpoint).for_s3gen()
-    told = conditions.gather(given, options.repeats, options.date, dtype="float32", seconds=options.seconds)
+    told = conditions.gather(given, options.repeats, options.date, seconds=options.seconds)
+    told["dtype"] = str(dtype).removeprefix("torch.")
     rounds: Rounds = {}
     for seed in tqdm(range(options.repeats), "Streaming", disable=None):
         tokens = speech_tokens(seed, round(options.seconds * TOKEN_RATE)).tolist()
@@ -122,7 +130,7 @@ def _utterance(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: in
     """By schedule: the distance from one offline pass, and the time over it."""
     made: list[torch.Tensor] = []
     with torch.inference_mode():
-        heard = model.flow.hear(*(given.to(model.device) for given in (voice.prompt, voice.feat, voice.speaker)))
+        heard = model.flow.hear(voice.prompt.to(model.device), *_conditions(model, voice))
 
     def timed(schedule: tuple[int, ...], window: int | None, chunked: bool) -> float:
         def run() -> None:

@@ -105,11 +105,12 @@ class S3GenStage:
         self._warmup = config.warmup
         dtype = s3gen_dtype(config.s3gen.precision, device)
         logger.info("S3Gen: loading %s as %s on %s", checkpoint.model, dtype, device)
-        model = S3GenModel(checkpoint.spec.s3gen, checkpoint.weights(S3GEN_FILE), dtype, device, config.s3gen)
+        weights = checkpoint.weights(S3GEN_FILE)
+        self.model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, device, config.s3gen)
         self.dtype = dtype
         self._schedule = config.s3gen.chunk_schedule
         watermarker = Watermarker() if config.watermark else None
-        self.engine = S3GenEngine(model, config.s3gen, watermarker, config.memory.idle_s)
+        self.engine = S3GenEngine(self.model, config.s3gen, watermarker, config.memory.idle_s)
         self.engine.start()
 
     def open(
