@@ -118,6 +118,7 @@ static void configure_tiles(void) {
     config.bytes[i] = 64;
     config.rows[i] = TILE_ROWS;
   }
+  __asm__ volatile("" : : "r"(&config) : "memory"); // the compiler does not know how much of it is read
   _tile_loadconfig(&config);
 }
 
