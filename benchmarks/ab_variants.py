@@ -61,6 +61,9 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("t3", "t3.voice_prefix=kv", ("t3.exact=false",), None),
     ("s3gen", "s3gen.precision=bf16", (), None),
     ("s3gen", "s3gen.precision=tf32", (), _GPU),
+    ("s3gen", "s3gen.cpu_kernels=plain", ("s3gen.precision=bf16",), _CPU),
+    ("s3gen", "s3gen.hift_precision=bf16x3", (), _CPU),
+    ("s3gen", "s3gen.hift_precision=bf16", (), None),
     ("s3gen", "s3gen.f0_precision=fp64", (), None),
     ("s3gen", "s3gen.cfm_steps=5", (), None),
     ("e2e", "s3gen.chunk_schedule=[10,20,40,80]", (), None),
@@ -84,6 +87,8 @@ _BESIDES = (
     ("t3.alignment_guard=on", None),
     ("t3.cpu_kernels=packed", _CPU),
     ("t3.cpu_kernels=plain", _CPU),
+    ("s3gen.cpu_kernels=plain", _CPU),
+    ("s3gen.hift_precision=bf16", None),
 )
 """Switches that `balanced` and `reference` share, and that may matter more to `balanced`."""
 

@@ -1,8 +1,10 @@
 """python -m benchmarks e2e: text to audio through OptimizedChatterboxTTS, timed where the caller stands."""
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from benchmarks import conditions, subject
@@ -45,10 +47,22 @@ def speak(tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, seed: int
     return {"first_audio_s": first or took, "seconds": took, "audio_s": audio, "rtf": took / audio}
 
 
+def speak_together(tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, streams: int) -> Measured:
+    """Time so many streams at once: seconds until the last one's end, over the audio of all."""
+    with ThreadPoolExecutor(streams) as pool:
+        begin = time.perf_counter()
+        made = list(pool.map(lambda seed: speak(tts, text, max_new_tokens, seed), range(streams)))
+        took = time.perf_counter() - begin
+    audio = sum(own["audio_s"] for own in made)
+    first = statistics.median(own["first_audio_s"] for own in made)
+    return {"first_audio_s": first, "seconds": took, "audio_s": audio, "rtf": took / audio}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     subject.add_arguments(parser)
     parser.add_argument("--text", default=TEXT)
     parser.add_argument("--tokens", type=int, default=125, help="at most so many; 25 a second (default: %(default)s)")
+    parser.add_argument("--streams", type=int, default=1, help="beside one stream, so many at once")
     parser.add_argument("--reference-e2e", action="store_true",
                         help="beside chatterbox-tts, which takes minutes at full size on a CPU")  # fmt: skip
 
@@ -61,6 +75,10 @@ def run(options: argparse.Namespace) -> None:
     tts = load(given)
     told["load_s"] = time.perf_counter() - begin
     variants: dict[str, Callable[[], Measured]] = {"streamed": partial(speak, tts, options.text, options.tokens)}
+    if options.streams > 1:
+        variants[f"{options.streams} at once"] = partial(
+            speak_together, tts, options.text, options.tokens, options.streams
+        )
     told["first_call_first_audio_s"] = variants["streamed"]()["first_audio_s"]
     told["peak_bytes"] = conditions.peak_bytes(given.device)  # before the reference takes its own
     if options.reference_e2e:
@@ -73,7 +91,8 @@ def run(options: argparse.Namespace) -> None:
         variants[REFERENCE]()
     rounds = in_turns(variants, options.repeats, warm_up=0, title="Text to audio")  # each has run once above
     rows: list[Row] = [{"variant": name, **{key: spread(own, key) for key in own[0]}} for name, own in rounds.items()]
-    if REFERENCE in rounds:
-        rows[0]["ratio"] = ratio(rounds[REFERENCE], rounds["streamed"], "rtf")
+    for row in rows if REFERENCE in rounds else ():
+        if row["variant"] != REFERENCE:
+            row["ratio"] = ratio(rounds[REFERENCE], rounds[row["variant"]], "rtf")
     Report(file_name("e2e", given.model, given.device.type), told, COLUMNS, rows, rounds).emit(options.output)
     tts.close()

@@ -34,7 +34,15 @@ _STREAMS = (
     ("s3gen.chunk_schedule=[25]", "s3gen.context_window=25"),
 )
 """Ways to cut a stream."""
-_S3GEN = ("s3gen.flow_attention=full", "s3gen.precision=fp32", "s3gen.precision=bf16", "s3gen.cfm_steps=6")
+_S3GEN = (
+    "s3gen.flow_attention=full",
+    "s3gen.precision=fp32",
+    "s3gen.precision=bf16",
+    "s3gen.cpu_kernels=plain",
+    "s3gen.hift_precision=fp32",
+    "s3gen.hift_precision=bf16",
+    "s3gen.cfm_steps=6",
+)
 """Ways to make a stream's sound."""
 VOICINGS: tuple[Voicing, ...] = (
     Voicing("reference", "reference"),

@@ -4,13 +4,13 @@ Nothing is measured here. The tables stand between markers; what is around them 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ceilings, subject
 from benchmarks.ab_variants import CLAIMS, Claim
-from benchmarks.report import Column, Row, conditions_line, gigabytes, load, measured, number, scaled, table
+from benchmarks.report import Column, Row, conditions_line, file_name, gigabytes, load, measured, number, scaled, table
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 _NOTHING = "Nothing is measured yet. `uv run python -m benchmarks ab --write-docs` measures and writes this."
@@ -29,9 +29,13 @@ COLUMNS = (
     Column("first", "first token or audio, ms", scaled(1e3)),
     Column("first_speed", "sooner by", scaled(1.0, "x")),
     Column("memory", "peak, own and base"),
+    Column("wer", "WER, 95 %"),
+    Column("mos", "NISQA-TTS", number),
     Column("difference", "difference in output"),
     Column("note", "said"),
 )
+_HEARD = ("wer", "mos")
+"""Columns of models that speak."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,18 +64,37 @@ def comparisons(results: Path) -> str:
     """Markdown: for each model that `ab` measured, its variants; then what the starting reports claimed."""
     files = sorted(results.glob("ab-*.json"))
     told = [load(path) for path in files]
-    parts = [_model(result) for result in told] or [_NOTHING]
+    parts = [_model(result, heard(results, result["conditions"])) for result in told] or [_NOTHING]
     return "\n\n".join((*parts, _claims(told)))
 
 
-def _model(result: dict[str, Any]) -> str:
+def heard(results: Path, conditions: Mapping[str, Any]) -> dict[str, Row]:
+    """What `quality` heard of a model on the sentences by which is chosen, by variant; nothing if it did not."""
+    device = conditions["device"].partition(":")[0]
+    path = results / f"{file_name('quality-choosing', conditions['model'], device)}.json"
+    return {row["variant"]: row for row in load(path)["rows"]} if path.exists() else {}
+
+
+def _model(result: dict[str, Any], listened: Mapping[str, Row]) -> str:
     parts = [f"### {result['conditions']['model']} on {result['conditions']['device']}",
              conditions_line(result["conditions"])]  # fmt: skip
+    columns = [column for column in COLUMNS if listened or column.key not in _HEARD]
+    if listened:
+        parts.append("WER and NISQA-TTS are those of [quality.md](quality.md): of the profile as it serves or, beside "
+                     "a switch, of `balanced` with it.")  # fmt: skip
     for section, heading in _HEADINGS.items():
-        rows = [shown(row) for row in result["rows"] if row["section"] == section]
+        rows = [{**shown(row), **_heard(listened.get(row["name"]))} for row in result["rows"]
+                if row["section"] == section]  # fmt: skip
         if rows:
-            parts.append(f"**{heading}**\n\n{table(COLUMNS, rows)}")
+            parts.append(f"**{heading}**\n\n{table(columns, rows)}")
     return "\n\n".join(parts)
+
+
+def _heard(row: Row | None) -> Row:
+    if row is None or "wer" not in row:
+        return {}
+    low, high = (f"{100 * end:.1f}" for end in row["wer_interval"])
+    return {"wer": f"{100 * row['wer']:.1f} % ({low}..{high})", "mos": row["mos"]}
 
 
 def shown(row: Row) -> Row:

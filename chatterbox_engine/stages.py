@@ -71,14 +71,17 @@ class T3Stage:
         if not score(self._model, text, voice, list(range(100)), self._checkpoint.spec.sampling).isfinite().all():
             raise InvalidRequest(f"{self._checkpoint.model} overflows in fp16. Use bf16 or fp32.", "t3.precision")
 
-    def speak(self, text: str, voice: Voice, params: SamplingParams, language: str = "en") -> Mailbox[int]:
-        """Start on one piece of text, which is normalised but not split. Close the stream to cancel.
+    def speak(
+        self, text: str, voice: Voice, params: SamplingParams, language: str = "en", spoken: tuple[int, ...] = ()
+    ) -> Mailbox[int]:
+        """Start on one piece of text, which is normalised but not split, or go on after what was spoken of it
+        elsewhere. Close the stream to cancel.
 
         Raises InvalidRequest where it does not fit, EngineDead if the loop has ended.
         """
         text = normalise(text, self._checkpoint.spec.family)
         wanted = self._checkpoint.tokens_wanted(text)
-        return self.engine.submit(self._tokenizer.encode(text, language), voice.for_t3(), params, wanted)
+        return self.engine.submit(self._tokenizer.encode(text, language), voice.for_t3(), params, wanted, spoken)
 
     def score(self, text: str, voice: Voice, tokens: list[int], params: SamplingParams, language: str = "en") -> Tensor:
         """Log-probabilities (n, V) of the token at each given one's place, those before it given (`t3.scoring`)."""

@@ -44,6 +44,7 @@ def overview() -> Dashboard:
         _panel("Streams", total("t3_streams")),
         _panel("Batch size", mean("t3_batch_size")),
         _panel("Queue depth", total("t3_queue_depth")),
+        _panel("Streams whose replica broke off, and that went on", rate("t3_reopened")),
     )
     _row(
         board,

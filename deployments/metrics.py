@@ -45,6 +45,7 @@ SPECIFICATION = (
     Metric("t3_queue_depth", "gauge", "short", "Requests that wait for a place in T3."),
     *_stage("s3gen", "S3Gen"),
     Metric("s3gen_watermark_seconds", "counter", "s", "Seconds of S3Gen's busy time that the watermark took."),
+    Metric("t3_reopened", "counter", "short", "Streams that went on after their T3 replica broke off."),
     Metric("streams_live", "gauge", "short", "Requests in flight at the ingress."),
     Metric("requests", "counter", "short", "Speech requests by how they ended.", ("outcome",)),
     Metric("first_audio_seconds", "histogram", "s", "From a request's arrival at the ingress to its first audio."),
@@ -100,6 +101,7 @@ class StageMetrics:
         self._batch = _gauge(f"{stage}_batch_size")
         self._queue = _gauge("t3_queue_depth") if stage == "t3" else None
         self._watermark = _Growth("s3gen_watermark_seconds") if stage == "s3gen" else None
+        self._reopened = _counter("t3_reopened") if stage == "s3gen" else None
         self._vram = {
             "vram_allocated_bytes": torch.cuda.memory_allocated,
             "vram_reserved_bytes": torch.cuda.memory_reserved,
@@ -120,6 +122,11 @@ class StageMetrics:
             self._watermark.report(getattr(engine, "watermark_seconds", 0.0))
         for name, gauge in self._vram_gauges.items():
             gauge.set(self._vram[name](), tags={"stage": self._stage})
+
+    def reopened(self) -> None:
+        """A stream of S3Gen goes on with another T3 replica."""
+        assert self._reopened is not None
+        self._reopened.inc()
 
     async def run(self, engine: StageCounters) -> None:
         """Report for as long as the replica lives."""

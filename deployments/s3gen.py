@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import numpy as np
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.accel.noise import derive_seed
@@ -20,6 +23,13 @@ from deployments.identity import Identity, Runtime
 from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
 from deployments.voice_cache import VoiceCache
+
+logger = logging.getLogger(__name__)
+
+_LIVES = 4
+"""Replicas of T3 that a piece of text may take with it: what kills one may kill the next."""
+_AGAIN_S = 0.5
+"""Until Serve has heard of a replica's death, it may send the stream there again."""
 
 
 @serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
@@ -37,7 +47,8 @@ class S3Gen:
         self._identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if self._voices.builtin is not None:
             self._stage.warm_up(self._voices.builtin)
-        self._reporting = asyncio.ensure_future(StageMetrics("s3gen").run(self._stage.engine))
+        self._metrics = StageMetrics("s3gen")
+        self._reporting = asyncio.ensure_future(self._metrics.run(self._stage.engine))
 
     @streams
     async def speak(self, request: SpeechRequest) -> AsyncIterator[AudioChunk]:
@@ -65,21 +76,40 @@ class S3Gen:
                 seed = derive_seed(request.sampling.seed, index)
                 sizes = stream.begin_piece(seed, piece.pause_s)
                 sampling = request.sampling.model_copy(update={"seed": seed})
-                tokens = Stream(self._t3, "speak", replace(request, text=piece.text, sampling=sampling), sizes)
-                final = False
-                try:
-                    async for chunk in tokens:
-                        final = chunk.final
-                        stream.feed(chunk.tokens, final=final)
-                finally:
-                    tokens.cancel()
-                if not final:
-                    raise EngineDead("T3's stream broke off.")
+                await self._speak_piece(stream, replace(request, text=piece.text, sampling=sampling), sizes)
             stream.finish()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             stream.audio.fail(error)
+
+    async def _speak_piece(self, stream: SpeechStream, request: SpeechRequest, sizes: tuple[int, ...]) -> None:
+        """Have T3 speak a piece. Where its replica dies another one goes on, or the same when it is back, after the
+        tokens that have come.
+
+        Raises EngineDead where that does not help, or what ended T3's stream.
+        """
+        spoken: list[int] = []
+        lives = _LIVES
+        while True:
+            tokens = Stream(self._t3, "speak", request, sizes, tuple(spoken))
+            try:
+                async for chunk in tokens:
+                    stream.feed(chunk.tokens, final=chunk.final)
+                    spoken.extend(chunk.tokens)
+                    sizes = sizes[1:] or sizes
+                    if chunk.final:
+                        return
+                raise EngineDead("T3's stream broke off.")
+            except (EngineDead, RayActorError, DeploymentUnavailableError) as error:
+                lives -= 1
+                if not lives:
+                    raise EngineDead(f"T3 broke off {_LIVES} times in one piece of text.") from error
+                logger.warning("T3 broke off after %d tokens; another replica goes on.", len(spoken))
+                self._metrics.reopened()
+                await asyncio.sleep(_AGAIN_S)
+            finally:
+                tokens.cancel()
 
     async def identity(self) -> Identity:
         """Answers once the replica is ready."""

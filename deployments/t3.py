@@ -30,13 +30,16 @@ class T3:
         self._reporting = asyncio.ensure_future(StageMetrics("t3").run(self._stage.engine))
 
     @streams
-    async def speak(self, request: SpeechRequest, sizes: tuple[int, ...]) -> AsyncIterator[TokenChunk]:
-        """Speak one piece of text; its tokens come in the sizes that S3Gen's schedule wants, the last one repeating.
+    async def speak(
+        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...] = ()
+    ) -> AsyncIterator[TokenChunk]:
+        """Speak one piece of text, or go on after what another replica spoke of it; tokens come in the sizes that
+        S3Gen's schedule wants, the last one repeating.
 
         Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead.
         """
         voice = await self._voices.get(request.voice)
-        stream = self._stage.speak(request.text, voice, request.sampling, request.language)
+        stream = self._stage.speak(request.text, voice, request.sampling, request.language, spoken)
         try:
             for size in chain(sizes, repeat(sizes[-1])):
                 tokens, final = await stream.aread(size)

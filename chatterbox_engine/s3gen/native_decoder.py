@@ -76,31 +76,39 @@ class NativeDecoder:
             front = int(
                 stage == last
             )  # the STFT has one frame more than the signal has hops: the second one's, reflected
-            made = torch.empty(batch, frames * rate + front, width)
+            made = native.room(batch, frames * rate + front, width)
             self._run(self._ups[stage], x, frames, made, front * width)
             made[:, :front] = made[:, 2 * front : 3 * front]
             x = made
             excited = self._run(self._downs[stage], spectrum, x.shape[1])
-            self._residual(self._source_blocks[stage], excited, x, 1.0, add=True)
-            mixed = torch.empty_like(x)
+            between, mixed = [native.room(*x.shape) for _ in range(2)], excited  # whose place is free by then
+            self._residual(self._source_blocks[stage], excited, x, between, 1.0, add=True)
             for index, pairs in enumerate(self._blocks[stage]):
-                self._residual(pairs, x, mixed, 1 / len(self._blocks[stage]), add=index > 0)
+                self._residual(pairs, x, mixed, between, 1 / len(self._blocks[stage]), add=index > 0)
             x = mixed
         return self._run(self._post, x, x.shape[1]).transpose(1, 2)
 
     def _run(self, conv: _Convolution, x: Tensor, made: int, to: Tensor | None = None, begin: int = 0) -> Tensor:
         """x (B, T, inputs) -> (B, made, outputs), or into the rows of `to` from number `begin` on."""
-        to = torch.empty(len(x), made, conv.outputs) if to is None else to
+        to = native.room(len(x), made, conv.outputs) if to is None else to
         self._call(conv, None, x, made, to, begin, 1.0, add=False)
         return to
 
     def _residual(
-        self, pairs: list[tuple[_Convolution, _Convolution]], x: Tensor, to: Tensor, share: float, *, add: bool
+        self,
+        pairs: list[tuple[_Convolution, _Convolution]],
+        x: Tensor,
+        to: Tensor,
+        between: list[Tensor],
+        share: float,
+        *,
+        add: bool,
     ) -> None:
-        """A share of the residual block of x (B, T, W) goes to `to`, or is added to it."""
+        """A share of the residual block of x (B, T, W) goes to `to`, or is added to it. What lies between two pairs of
+        it has two places."""
         for index, (one, two) in enumerate(pairs):
             final = index == len(pairs) - 1
-            made = to if final else torch.empty_like(x)
+            made = to if final else between[index % 2]
             self._call(one, two, x, x.shape[1], made, 0, share if final else 1.0, add=add and final)
             x = made
 

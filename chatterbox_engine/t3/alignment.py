@@ -6,6 +6,7 @@ numbers on the device, and a step costs the same however long the utterance is.
 """
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ _REPETITION = 5.0
 """Attention that earlier text may gather once the text is complete."""
 _COLUMNS = (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3)
 """Widths of what is kept of a stream, in the order of guard.h's Stream."""
-_POSITION, _STARTED = 4, 5
+_POSITION, _STARTED, _TOKEN = 4, 5, 9
+_NOWHERE = -1
+"""A place that no attention has."""
 
 
 class AlignmentGuard:
@@ -44,11 +47,14 @@ class AlignmentGuard:
         """Whether the speech of each slot has begun, as the reference tells it: (slots,). No decision depends on it."""
         return self._state[:, _STARTED] > 0
 
-    def join(self, slot: int, begin: int, text: int) -> None:
-        """A new stream takes a slot; its text is the `text` tokens from place `begin` of its rows."""
-        end = begin + text
+    def join(self, slot: int, begin: int, text: int, drawn: Sequence[int]) -> None:
+        """A stream takes a slot; its text is the `text` tokens from place `begin` of its rows, `drawn` the start token
+        and those spoken elsewhere. After the latter it stands wherever its attention is found first."""
+        end, frames = begin + text, len(drawn) - 1
         self._state[slot] = 0
-        self._state[slot, : _POSITION + 1] = torch.tensor([begin, end, end - 3 if text > 5 else 0, 0, begin])
+        place = _NOWHERE if frames else begin
+        self._state[slot, : _POSITION + 1] = torch.tensor([begin, end, end - 3 if text > 5 else 0, frames, place])
+        self._state[slot, _TOKEN] = drawn[-2] if frames else 0
         edges = torch.tensor([0, 1, 2, 3, text - 3, text - 2, text - 1])
         self._edges[slot] = begin + edges.clamp(0, text - 1)
 
@@ -84,7 +90,7 @@ class AlignmentGuard:
         tail = tail + complete * newest[:, 4:]
         earlier = earlier + complete * torch.where(place < end - 5, row, 0.0).amax(-1, keepdim=True)
         moved = at - position
-        position = torch.where((moved > -4) & (moved < 7), at, position)
+        position = torch.where(((moved > -4) & (moved < 7)) | (position == _NOWHERE), at, position)
         complete = torch.maximum(complete, position >= end - 3)
         ends = (tail.amax(-1, keepdim=True) >= _LONG_TAIL) | (earlier > _REPETITION)
         ends |= (token == tokens) & (frames >= 2)

@@ -1,6 +1,7 @@
 """What a decode step reads and advances, on the device: the state of every slot, and which of them take part."""
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,10 +52,14 @@ class Batch:
         )
         self.guard = AlignmentGuard(spec, count, device, kernels) if guard else None
 
-    def join(self, slot: int, params: SamplingParams, prompt_length: int, text: tuple[int, int]) -> None:
-        """A stream takes a slot, before its first token is drawn; `text` is where its text begins, and its length."""
-        self.tokens[slot] = self.spec.start_speech
-        self.steps[slot] = 0
+    def join(
+        self, slot: int, params: SamplingParams, prompt_length: int, text: tuple[int, int], spoken: Sequence[int] = ()
+    ) -> None:
+        """A stream takes a slot, before its first token is drawn; `text` is where its text begins, and its length;
+        `spoken`: tokens of it that were drawn elsewhere."""
+        drawn = (self.spec.start_speech, *spoken)
+        self.tokens[slot] = drawn[-1]
+        self.steps[slot] = len(spoken)
         self.lengths[slot] = prompt_length - 1
         self.seeds[slot] = params.seed
         self.cfg_weight[slot] = params.cfg_weight
@@ -64,9 +69,10 @@ class Batch:
         self.filters.top_p[slot] = params.top_p
         self.filters.top_k[slot] = params.top_k
         self.seen[slot] = False
-        self.seen[slot, self.spec.start_speech] = True
+        costly = spoken if spoken and self.spec.penalty_last else drawn  # see `advance`
+        self.seen[slot, torch.tensor(costly, device=self.device)] = True
         if self.guard is not None:
-            self.guard.join(slot, *text)
+            self.guard.join(slot, *text, drawn)
 
     def filters_of(self, slots: Tensor) -> Filters:
         """The columns of some slots."""

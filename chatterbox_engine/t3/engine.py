@@ -14,6 +14,7 @@ from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.runner import Drawn, Runner, Shape
+from chatterbox_engine.t3.sampling import draw_reference
 from chatterbox_engine.t3.scheduler import Scheduler, Sequence
 from chatterbox_engine.t3.voice_prefix import VoicePrefixes
 from chatterbox_engine.types import VALID_TOKENS, SamplingParams, T3Voice
@@ -31,6 +32,8 @@ class _Job:
     """Valid tokens after which to stop, for weights that never sample the stop token."""
     sequence: Sequence
     stream: Mailbox[int]
+    spoken: tuple[int, ...]
+    """Tokens that were drawn elsewhere."""
     generator: torch.Generator | None
     prompts: list[Tensor] = field(default_factory=list)
     """Embeddings (P, W) of each row."""
@@ -102,9 +105,16 @@ class T3Engine(Worker):
                 self.runner.capture(shape)
 
     def submit(
-        self, text: list[int], voice: T3Voice, params: SamplingParams, tokens_wanted: int | None = None
+        self,
+        text: list[int],
+        voice: T3Voice,
+        params: SamplingParams,
+        tokens_wanted: int | None = None,
+        spoken: tuple[int, ...] = (),
     ) -> Mailbox[int]:
         """Queue framed text tokens; returns the stream of valid speech tokens. Close it to cancel.
+
+        `spoken`: the tokens with which another engine began; the stream has those after them, drawn as it would have.
 
         Raises InvalidRequest where text and max_new_tokens do not fit a row or the voice is another model's, EngineDead
         if the loop has ended.
@@ -129,9 +139,12 @@ class T3Engine(Worker):
             voice=voice,
             params=params,
             tokens_wanted=tokens_wanted,
-            sequence=Sequence(2 if spec.cfg and params.cfg_weight > 0 else 1, length),
+            sequence=Sequence(2 if spec.cfg and params.cfg_weight > 0 else 1, length + len(spoken)),
             stream=Mailbox(self.wake),
-            generator=torch.Generator(self._model.device).manual_seed(params.seed) if exact else None,
+            spoken=spoken,
+            generator=self._generator(params.seed, len(spoken)) if exact else None,
+            drawn=len(spoken),
+            valid=len(spoken),
         )
         with self._lock:
             self.check_alive()
@@ -149,7 +162,7 @@ class T3Engine(Worker):
             job
             for sequence in self._scheduler.running
             if not sequence.prefilling
-            and sequence.steps < (job := self._jobs[sequence]).params.max_new_tokens
+            and sequence.steps + len((job := self._jobs[sequence]).spoken) < job.params.max_new_tokens
             and not job.stream.full(limit)
         ]
         prefill = self._scheduler.prefill()
@@ -205,11 +218,11 @@ class T3Engine(Worker):
         sequence, kept = job.sequence, self._switches.voice_prefix
         prefix = self._prefixes.embeddings(job.voice, keep=kept != "off")
         job.prompts = [
-            self._model.prompt(prefix, job.params.exaggeration, job.text, conditioned=row == 0)
+            self._model.prompt(prefix, job.params.exaggeration, job.text, row == 0, job.spoken)
             for row in range(sequence.width)
         ]
         text = self._model.text_place(len(prefix)), len(job.text)
-        self.runner.batch.join(sequence.slot, job.params, sequence.prompt_length, text)
+        self.runner.batch.join(sequence.slot, job.params, sequence.prompt_length, text, job.spoken)
         saved = self._prefixes.keys_values(job.voice.id) if self._keeps_keys_values else None
         if saved is not None:
             for row in sequence.rows:
@@ -292,6 +305,13 @@ class T3Engine(Worker):
             any(job.sort for job in jobs),
         )
         self._launched(drawn, jobs)
+
+    def _generator(self, seed: int, draws: int) -> torch.Generator:
+        """The reference's, after so many draws, which take the same from it whatever is drawn."""
+        generator = torch.Generator(self._model.device).manual_seed(seed)
+        for _ in range(draws):
+            draw_reference(torch.ones(1, self._model.spec.speech_vocab, device=self._model.device), generator)
+        return generator
 
     def _generators(self, jobs: list[_Job]) -> list[torch.Generator] | None:
         if not self._switches.exact:

@@ -1,7 +1,7 @@
 """T3: embeddings, conditioning, transformer and speech head, with the KV cache passed in."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -82,8 +82,10 @@ class T3Model(nn.Module):
             prompt = prompt + self.speech_pos_emb.weight[: prompt_tokens.shape[1]]
         return self.cond_enc.voice(speaker.float(), prompt.float())
 
-    def prompt(self, voice_prefix: Tensor, exaggeration: float, text: list[int], conditioned: bool) -> Tensor:
-        """Embeddings of a row's prompt (positions, W): voice, emotion, text, and the start tokens.
+    def prompt(
+        self, voice_prefix: Tensor, exaggeration: float, text: list[int], conditioned: bool, spoken: Sequence[int] = ()
+    ) -> Tensor:
+        """Embeddings of a row's prompt (positions, W): voice, emotion, text, the start tokens, and what was spoken.
 
         The unconditioned row of CFG keeps the text's positions and loses its words.
         """
@@ -97,6 +99,9 @@ class T3Model(nn.Module):
         parts = [voice_prefix.to(self.dtype), words, self.embed_speech(first + spec.start_speech, first)]
         if spec.emotion:
             parts.insert(1, self.cond_enc.emotion(exaggeration).to(self.dtype))
+        if spoken:
+            tokens = torch.tensor(spoken, device=self.device)
+            parts.append(self.embed_speech(tokens, torch.arange(1, len(spoken) + 1, device=self.device)))
         return torch.cat(parts)
 
     def text_place(self, voice_positions: int) -> int:

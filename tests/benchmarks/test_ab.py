@@ -87,6 +87,11 @@ def test_a_switch_beside_its_base(bench: Bench, tmp_path: Path) -> None:
     assert len(told["rounds"]["alone s3gen s3gen.cfm_steps=5"]["own"]) == 1
 
     text = render.comparisons(tmp_path)
+    assert "WER" not in text
+    listened = {"variant": "t3.kv_cache=full", "wer": 0.04, "wer_interval": [0.01, 0.062], "mos": 3.5}
+    (tmp_path / "quality-choosing-dummy-tiny.json").write_text(json.dumps({"rows": [listened]}))
+    text = render.comparisons(tmp_path)
+    assert "| 4.0 % (1.0..6.2) | 3.50 |" in text
     assert "### dummy:tiny on cpu" in text
     assert "2 of 2 runs equal" in text
     assert "waits for a GPU" in text

@@ -30,6 +30,10 @@ def analyzer() -> Any:
     return lambda begin, text: Deaf(None, None, (begin, begin + text), eos_idx=SPEC.stop_speech)
 
 
+START = [SPEC.start_speech]
+"""What a stream has before it has drawn anything."""
+
+
 def attention(walk: list[tuple[int, float, int]], begin: int, text: int, seed: int) -> list[torch.Tensor]:
     """Rows (places so far,) of a wanderer through the text: two at first, then one a step."""
     generator = torch.Generator().manual_seed(seed)
@@ -54,8 +58,8 @@ def test_every_decision_is_the_analyzers(
     rows = attention(walk, begin, text, seed)
     reference = analyzer(begin, text)
     guard = AlignmentGuard(SPEC, 3, torch.device("cpu"))
-    guard.join(2, 5, 9)
-    guard.join(1, begin, text)
+    guard.join(2, 5, 9, START)
+    guard.join(1, begin, text, START)
     slots = torch.tensor([1, 2])
     token = SPEC.start_speech
     for step, (row, (_, _, drawn)) in enumerate(zip(rows, walk, strict=True)):
@@ -81,7 +85,7 @@ def test_a_slot_begins_anew_with_each_stream() -> None:
     slots, token = torch.tensor([0]), torch.tensor([7])
 
     def run() -> list[torch.Tensor]:
-        guard.join(0, 3, 12)
+        guard.join(0, 3, 12, START)
         made = [guard.apply(logits.clone(), rows[0].expand(1, 2, -1), slots, token)]
         return made + [guard.apply(logits.clone(), row[None, None], slots, token) for row in rows[1:]]
 
@@ -96,10 +100,16 @@ def test_a_slot_begins_anew_with_each_stream() -> None:
     begin=st.integers(1, 40),
     slow=st.booleans(),
     seed=st.integers(0, 2**31),
+    spoken=st.lists(st.integers(0, 9), min_size=1, max_size=4),
 )
 @settings(max_examples=150, deadline=None)
 def test_the_kernel_decides_as_the_operators_do(
-    pair: tuple[list[tuple[int, float, int]], ...], texts: tuple[int, int], begin: int, slow: bool, seed: int
+    pair: tuple[list[tuple[int, float, int]], ...],
+    texts: tuple[int, int],
+    begin: int,
+    slow: bool,
+    seed: int,
+    spoken: list[int],
 ) -> None:
     """Two streams in slots of their own, and nobody's twice; down to the last bit of what is kept of them."""
     steps = min(map(len, pair))
@@ -113,8 +123,8 @@ def test_the_kernel_decides_as_the_operators_do(
     ]
     guards = [AlignmentGuard(SPEC, 4, torch.device("cpu"), kernels) for kernels in (None, native.kernels())]
     for guard in guards:
-        guard.join(2, begin, texts[0])
-        guard.join(0, begin, texts[1])
+        guard.join(2, begin, texts[0], START)
+        guard.join(0, begin, texts[1], spoken)
     slots = torch.tensor([2, 0, 3, 3])
     for step in range(steps):
         rows = torch.stack([seen[0][step], seen[1][step], *2 * [torch.zeros(length + step)]])
@@ -124,3 +134,25 @@ def test_the_kernel_decides_as_the_operators_do(
         expected, own = (guard.apply(logits.clone(), newest, slots, tokens)[:2] for guard in guards)
         assert torch.equal(own, expected)
         assert torch.equal(guards[1]._state[:3], guards[0]._state[:3])
+
+
+@given(moves=st.lists(st.integers(0, 1), min_size=12, max_size=12), cut=st.integers(1, 11), seed=st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_a_stream_that_began_elsewhere_stands_where_its_attention_is(moves: list[int], cut: int, seed: int) -> None:
+    """As long as the text is not through, all decisions after the cut are those of the guard that saw everything."""
+    tokens = [*START, *(7 + step % 2 for step in range(len(moves)))]
+    rows = attention([(move, 0.95, 0) for move in moves], 4, 40, seed)
+    rows[0] = rows[0].expand(2, -1)
+    slots = torch.tensor([0])
+    whole, later = (AlignmentGuard(SPEC, 1, torch.device("cpu")) for _ in range(2))
+    whole.join(0, 4, 40, START)
+    later.join(0, 4, 40, tokens[: cut + 1])
+    for step, row in enumerate(rows):
+        logits = torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(step))
+        drawn = torch.tensor([tokens[step]])
+        seen = row.view(1, -1, row.shape[-1])
+        expected = whole.apply(logits.clone(), seen, slots, drawn)
+        if step >= cut:
+            seen = seen.expand(1, 2, -1) if step == cut else seen
+            assert torch.equal(later.apply(logits.clone(), seen, slots, drawn), expected)
+            assert later._state[0, 4] == whole._state[0, 4] > 0

@@ -119,6 +119,27 @@ def test_no_cfg_is_one_row_and_means_the_conditioned_half(batched: T3Engine, voi
     assert drain(batched.submit(SHORT, voice, without)) == drain(batched.submit(SHORT, voice, nearly))
 
 
+@pytest.mark.parametrize("kind", ["exact", "batched"])
+def test_another_engine_goes_on_after_what_was_spoken(
+    kind: str, request: pytest.FixtureRequest, voice: T3Voice
+) -> None:
+    """In company, too: the same tokens, as if nobody had been interrupted."""
+    engine: T3Engine = request.getfixturevalue(kind)
+    found = 0
+    for seed in range(100):
+        text, params = CASES[seed % len(CASES)]
+        params = params.model_copy(update={"max_new_tokens": 8, "seed": seed})
+        whole = drain(engine.submit(text, voice, params))
+        if len(whole) < 8:  # one of those drawn has no sound, so that nobody could know of it
+            continue
+        others = [engine.submit(text, voice, params, spoken=tuple(whole[:cut])) for cut in (1, 4, 7)]
+        assert [drain(stream) for stream in others] == [whole[1:], whole[4:], whole[7:]]
+        found += 1
+        if found == 4:
+            return
+    pytest.fail("too few streams had a sound for each token")
+
+
 def wait_for(condition: Any, seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

@@ -76,14 +76,18 @@ def drain(stream: Mailbox[int]) -> list[int]:
     return tokens
 
 
-def exact_tokens(reference: Any, spec: T3Spec, voice: T3Voice, cases: list[SamplingParams]) -> list[list[int]]:
-    """Of the engine with the reference's weights, all cases at once."""
+def exact_tokens(
+    reference: Any, spec: T3Spec, voice: T3Voice, cases: list[SamplingParams], spoken: tuple[tuple[int, ...], ...] = ()
+) -> list[list[int]]:
+    """Of the engine with the reference's weights, all cases at once, after what was spoken of each."""
     weights = StateDictWeights(reference.state_dict(), "the reference")
     model = T3Model.from_weights(spec, weights, 700, torch.float32, torch.device("cpu"))
     engine = T3Engine(model, T3Switches(max_positions=700, exact=True))
     engine.start()
     try:
-        return [drain(stream) for stream in [engine.submit(TEXT, voice, params) for params in cases]]
+        begun = spoken or ((),) * len(cases)
+        streams = [engine.submit(TEXT, voice, params, spoken=own) for params, own in zip(cases, begun, strict=True)]
+        return [drain(stream) for stream in streams]
     finally:
         engine.stop()
 
@@ -108,6 +112,9 @@ def test_turbo_tokens_equal_the_reference(turbo: Any, reference_voice: SimpleNam
         )[0].tolist()  # fmt: skip
         expected.append([token for token in tokens if token < 6561])
     assert exact_tokens(turbo, TURBO, voice, cases) == expected
+    begun = tuple(tuple(tokens[:9]) for tokens in expected)
+    assert [len(tokens) for tokens in expected] == [TOKENS + 1] * len(cases)  # each drawn one is among them
+    assert exact_tokens(turbo, TURBO, voice, cases, begun) == [tokens[9:] for tokens in expected]
     assert len({tuple(tokens) for tokens in expected}) == len(cases)
 
 

@@ -11,6 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor
@@ -144,6 +145,11 @@ def has_tiles() -> bool:
     """The kernels run, and multiply through AMX's tiles."""
     library = kernels()
     return library is not None and bool(library.prepare(1)) and hasattr(library, "solve")
+
+
+def room(*shape: int) -> Tensor:
+    """Numbers in fp32, not yet any. NumPy asks the system for huge pages, of which a large tensor takes far fewer."""
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -16,6 +16,8 @@ typedef struct { // numbers of a stream; places are those of its rows
   float earlier, tail[3];        // gathered after completion: by all but the last five tokens, by each of the last three
 } Stream;
 
+enum { NOWHERE = -1 }; // a stream's place before its attention is found, where it began elsewhere
+
 // The strongest attention of the places begin..end, 0 where there are none.
 static float strongest(const float *row, int64_t begin, int64_t end) {
   float found = 0.0f;
@@ -51,7 +53,7 @@ void guard(Stream *streams, const int64_t *slots, const float *attention, const 
     }
     if (own->complete) own->earlier += strongest(row, begin, least(end - 5, seen));
     float moved = at - own->position;
-    if (moved > -4 && moved < 7) own->position = at;
+    if ((moved > -4 && moved < 7) || own->position == NOWHERE) own->position = at;
     if (own->position >= end - 3) own->complete = 1.0f;
 
     int repeated = own->frames >= 2 && own->token == tokens[s];
