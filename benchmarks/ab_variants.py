@@ -66,6 +66,7 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("s3gen", "s3gen.hift_precision=bf16", (), None),
     ("s3gen", "s3gen.f0_precision=fp64", (), None),
     ("s3gen", "s3gen.cfm_steps=5", (), None),
+    ("s3gen", "s3gen.prompt_seconds=3", (), None),
     ("e2e", "s3gen.chunk_schedule=[10,20,40,80]", (), None),
     ("e2e", "s3gen.chunk_schedule=[25]", (), None),
     ("e2e", "s3gen.chunk_schedule=[100]", (), None),

@@ -42,6 +42,7 @@ _S3GEN = (
     "s3gen.hift_precision=fp32",
     "s3gen.hift_precision=bf16",
     "s3gen.cfm_steps=6",
+    "s3gen.prompt_seconds=1",
 )
 """Ways to make a stream's sound."""
 VOICINGS: tuple[Voicing, ...] = (

@@ -77,6 +77,8 @@ class S3GenSwitches(_Switches):
     """full: a chunk is computed with all before it, again, as the published weights were trained. chunked: a chunk
     attends to itself and to what is kept of those before it, and costs no more than itself; for weights that were not
     trained so an approximation. auto: chunked for models that were."""
+    prompt_seconds: float | None = Field(None, ge=1)
+    """How much of a voice's prompt the flow sees with each call: its first seconds. None: all of it."""
     cfm_steps: int | None = Field(None, ge=1, le=100)
     """Euler steps. None: the model's own number."""
     cpu_kernels: Literal["auto", "plain"] = "auto"

@@ -103,3 +103,8 @@ class S3GenVoice:
     prompt: Tensor
     feat: Tensor
     speaker: Tensor
+
+    def of(self, tokens: int) -> "S3GenVoice":
+        """The voice with no more than its prompt's first so many tokens."""
+        feat = self.feat[:, : FRAMES_PER_TOKEN * tokens]
+        return S3GenVoice(self.id, self.prompt[:, :tokens], feat, self.speaker)

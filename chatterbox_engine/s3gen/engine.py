@@ -14,7 +14,7 @@ from chatterbox_engine.s3gen.mels import ChunkedMels, Mels, WindowMels
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.scheduler import Work, batch, ready
 from chatterbox_engine.s3gen.stream import SpeechStream
-from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, S3GenVoice
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.worker import Worker
 
@@ -70,6 +70,8 @@ class S3GenEngine(Worker):
         switches, spec = self._switches, self._model.spec
         if voice.feat.shape[2] != spec.mel_bins or voice.speaker.shape[1] != spec.speaker_width:
             raise InvalidRequest("The voice was made for another model: make it again from its clip.", "voice")
+        if switches.prompt_seconds is not None:
+            voice = voice.of(round(switches.prompt_seconds * TOKEN_RATE))
         with self._lock:
             self.check_alive()
             if len(self._streams) >= switches.max_streams:

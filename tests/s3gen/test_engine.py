@@ -88,9 +88,9 @@ def spoken(stream: SpeechStream) -> np.ndarray:
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
 
-def say(engine: S3GenEngine, count: int, schedule: tuple[int, ...], seed: int = 3, window: int | None = None
-        ) -> np.ndarray:  # fmt: skip
-    stream = engine.open(voice(), schedule=schedule, context_window=window, paced=False)
+def say(engine: S3GenEngine, count: int, schedule: tuple[int, ...], seed: int = 3, window: int | None = None,
+        speaking: S3GenVoice | None = None) -> np.ndarray:  # fmt: skip
+    stream = engine.open(speaking or voice(), schedule=schedule, context_window=window, paced=False)
     stream.begin_piece(seed, 0.0)
     stream.feed(tokens(count), final=True)
     stream.finish()
@@ -312,6 +312,21 @@ def test_a_chunk_is_made_of_what_was_kept(chunked: S3GenEngine, engine: S3GenEng
         assert np.abs(say(asking, 60, (20, 10)) - audio).max() <= 1e-4
     finally:
         asking.stop()
+
+
+def test_a_shorter_prompt_is_the_first_part_of_a_voices(model: S3GenModel, engine: S3GenEngine) -> None:
+    long = voice(40)
+    shortened = S3GenEngine(model, S3GenSwitches(prompt_seconds=1), None)
+    shortened.start()
+    try:
+        made, whole, part = (
+            say(own, 20, WHOLE, speaking=given)
+            for own, given in ((shortened, long), (engine, long), (engine, long.of(25)))
+        )
+    finally:
+        shortened.stop()
+    np.testing.assert_array_equal(made, part)
+    assert np.abs(made - whole).max() > 1e-4
 
 
 def test_an_idle_engine_rests_and_comes_back(model: S3GenModel) -> None:

@@ -1,0 +1,150 @@
+"""Audio in the formats of OpenAI's speech API, encoded while it streams, and at other speeds."""
+
+import base64
+import json
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple, Protocol
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+
+from chatterbox_engine.types import SAMPLE_RATE
+from deployments.wav import pcm16, wav_header
+
+Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+_TIME_BASE = Fraction(1, SAMPLE_RATE)
+_NOTHING = np.zeros(0, np.float32)
+
+
+class _Codec(NamedTuple):
+    container: str
+    codec: str
+    media_type: str
+    bit_rate: int | None
+    options: dict[str, str]
+    """Of the container. Without a way back in the stream, nothing may be written at its head later."""
+
+
+_CODECS: dict[str, _Codec] = {
+    "mp3": _Codec("mp3", "libmp3lame", "audio/mpeg", 64_000, {"write_xing": "0", "id3v2_version": "0"}),
+    "opus": _Codec("ogg", "libopus", "audio/ogg", 48_000, {"page_duration": "20000"}),
+    "aac": _Codec("adts", "aac", "audio/aac", 64_000, {}),
+    "flac": _Codec("flac", "flac", "audio/flac", None, {}),
+}
+
+
+class Encoder(Protocol):
+    """Samples (n,) float32 in [-1, 1] at SAMPLE_RATE in, bytes out."""
+
+    media_type: str
+
+    def encode(self, samples: np.ndarray, *, final: bool) -> bytes:
+        """What can be told by now; after `final` there is no more."""
+
+
+def encoder(form: Format) -> Encoder:
+    """A new stream's."""
+    return Plain(form) if form in ("wav", "pcm") else Coded(_CODECS[form])
+
+
+class Plain:
+    """16-bit PCM, with a header for wav."""
+
+    def __init__(self, form: str) -> None:
+        self.media_type = f"audio/{form}"
+        self._header = wav_header() if form == "wav" else b""
+
+    def encode(self, samples: np.ndarray, *, final: bool) -> bytes:
+        header, self._header = self._header, b""
+        return header + pcm16(samples)
+
+
+class _Sink:
+    """A file that only grows, and is emptied."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._bytes += data
+        return len(data)
+
+    def take(self) -> bytes:
+        taken, self._bytes = bytes(self._bytes), bytearray()
+        return taken
+
+
+class Coded:
+    """By FFmpeg's codecs, through PyAV."""
+
+    def __init__(self, codec: _Codec) -> None:
+        self.media_type = codec.media_type
+        self._sink = _Sink()
+        options = {**codec.options, "flush_packets": "1"}
+        self._container = av.open(self._sink, "w", format=codec.container, options=options)
+        stream = self._container.add_stream(codec.codec, rate=SAMPLE_RATE, layout="mono")
+        assert isinstance(stream, AudioStream)
+        if codec.bit_rate is not None:
+            stream.bit_rate = codec.bit_rate
+        self._stream = stream
+        self._samples = 0
+
+    def encode(self, samples: np.ndarray, *, final: bool) -> bytes:
+        if len(samples):
+            self._container.mux(self._stream.encode(_frame(samples, self._samples)))
+            self._samples += len(samples)
+        if final:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+        return self._sink.take()
+
+
+class Tempo:
+    """Faster or slower without another pitch: FFmpeg's atempo (waveform similarity overlap-add)."""
+
+    def __init__(self, speed: float) -> None:
+        """`speed`: 0.25 to 4."""
+        self._samples = 0
+        self._graph: Any = None
+        if speed == 1.0:
+            return
+        self._graph = graph = av.filter.Graph()
+        parts = [graph.add_abuffer(sample_rate=SAMPLE_RATE, format="s16", layout="mono", time_base=_TIME_BASE)]
+        parts += [graph.add("atempo", str(speed**0.5)) for _ in range(2)]  # each at its best between a half and two
+        parts.append(graph.add("abuffersink"))
+        graph.link_nodes(*parts).configure()
+
+    def stretch(self, samples: np.ndarray, *, final: bool) -> np.ndarray:
+        """Samples (n,) in, those that can be told by now out."""
+        if self._graph is None:
+            return samples
+        if len(samples):
+            self._graph.push(_frame(samples, self._samples))
+            self._samples += len(samples)
+        if final:
+            self._graph.push(None)
+        made = [_NOTHING]
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return np.concatenate(made)
+            made.append(frame.to_ndarray()[0].astype(np.float32) / 32767.0)
+
+
+def _frame(samples: np.ndarray, start: int) -> av.AudioFrame:
+    whole = np.frombuffer(pcm16(samples), np.int16)[None]
+    frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, _TIME_BASE
+    return frame
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    """A server-sent event of OpenAI's speech API."""
+    return f"data: {json.dumps({'type': f'speech.audio.{kind}', **fields})}\n\n".encode()
+
+
+def delta(data: bytes) -> bytes:
+    """The event that carries encoded audio; nothing where there is none."""
+    return event("delta", audio=base64.b64encode(data).decode()) if data else b""
