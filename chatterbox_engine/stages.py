@@ -123,9 +123,11 @@ class S3GenStage:
         schedule: tuple[int, ...] | None = None,
         context_window: int | None = None,
         paced: bool = True,
+        speed: float = 1.0,
     ) -> SpeechStream:
         """Begin an utterance; see S3GenEngine.open."""
-        return self.engine.open(voice.for_s3gen(), schedule=schedule, context_window=context_window, paced=paced)
+        own = voice.for_s3gen()
+        return self.engine.open(own, schedule=schedule, context_window=context_window, paced=paced, speed=speed)
 
     def warm_up(self, voice: Voice) -> None:
         """Make a first chunk and a last one."""

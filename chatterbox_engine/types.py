@@ -68,6 +68,8 @@ class SpeechRequest:
     sampling: SamplingParams
     language: str = "en"
     """One of the model's own."""
+    speed: float = 1.0
+    """At which its listener plays it: how fast a second of it is gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 
-from chatterbox_engine.types import SAMPLE_RATE
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, AudioChunk
 from deployments.wav import pcm16, wav_header
 
 Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -140,11 +140,38 @@ def _frame(samples: np.ndarray, start: int) -> av.AudioFrame:
     return frame
 
 
-def event(kind: str, **fields: Any) -> bytes:
-    """A server-sent event of OpenAI's speech API."""
+CONTENT: dict[str, Any] = {
+    kind: {} for kind in ("audio/wav", "audio/pcm", *(own.media_type for own in _CODECS.values()), "text/event-stream")
+}
+"""What a body may be, as OpenAPI has it."""
+
+
+class Telling:
+    """A response's bytes, chunk by chunk: at its listener's speed, in its format and, where it asked so, as OpenAI's
+    server-sent events."""
+
+    def __init__(self, form: Format, speed: float, text: str | None) -> None:
+        """`text`: of a response in events, for the count at its end."""
+        self._tempo = Tempo(speed)
+        self._encoder = encoder(form)
+        self._text = text
+        self._samples = 0
+        self.media_type = self._encoder.media_type if text is None else "text/event-stream"
+
+    def tell(self, chunk: AudioChunk) -> bytes:
+        """What the chunk adds; it may be nothing yet."""
+        self._samples += len(chunk.samples)
+        data = self._encoder.encode(self._tempo.stretch(chunk.samples, final=chunk.final), final=chunk.final)
+        if self._text is None:
+            return data
+        told = _event("delta", audio=base64.b64encode(data).decode()) if data else b""
+        return told + self._done() if chunk.final else told
+
+    def _done(self) -> bytes:
+        """Tokens in are the text's characters, tokens out those of speech, 25 a second, before any change of speed."""
+        text, speech = len(self._text or ""), round(self._samples / SAMPLES_PER_TOKEN)
+        return _event("done", usage={"input_tokens": text, "output_tokens": speech, "total_tokens": text + speech})
+
+
+def _event(kind: str, **fields: Any) -> bytes:
     return f"data: {json.dumps({'type': f'speech.audio.{kind}', **fields})}\n\n".encode()
-
-
-def delta(data: bytes) -> bytes:
-    """The event that carries encoded audio; nothing where there is none."""
-    return event("delta", audio=base64.b64encode(data).decode()) if data else b""

@@ -16,12 +16,12 @@ from chatterbox_engine.text import validate
 from chatterbox_engine.types import AudioChunk, SpeechRequest
 from deployments.admission import Gate, Ticket
 from deployments.answers import MAX_UPLOAD_BYTES, AudioResponse, answer, install
+from deployments.encoding import CONTENT, Telling
 from deployments.faults import Stream, ask
 from deployments.identity import Identity
 from deployments.metrics import IngressMetrics
 from deployments.requests import SpeechBody
 from deployments.settings import ServiceSettings
-from deployments.wav import pcm16, wav_header
 
 logger = logging.getLogger("ray.serve")
 api = FastAPI(title="Chatterbox, served", redoc_url=None)
@@ -70,7 +70,7 @@ class Ingress:
         self._gate = Gate(places, self._metrics)
         self._identities: dict[str, Identity] = {}
 
-    @api.post("/v1/audio/speech", response_class=Response, responses={200: {"content": {"audio/wav": {}}}})
+    @api.post("/v1/audio/speech", response_class=Response, responses={200: {"content": CONTENT}})
     async def speech(self, body: SpeechBody, request: Request) -> Response:
         """Speak a text. The body streams as it is generated."""
         begin = time.monotonic()
@@ -83,7 +83,7 @@ class Ingress:
         sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
         voice = await ask(self._voices, "resolve", body.voice)
         ticket = self._gate.enter()
-        chunks = Stream(self._s3gen, "speak", SpeechRequest(text, voice, sampling, language))
+        chunks = Stream(self._s3gen, "speak", SpeechRequest(text, voice, sampling, language, body.speed))
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
@@ -91,26 +91,26 @@ class Ingress:
             chunks.cancel()
             raise
         self._metrics.first_audio(time.monotonic() - begin)
-        wav = body.response_format == "wav"
+        told = Telling(body.response_format, body.speed, text if body.stream_format == "sse" else None)
         return AudioResponse(
-            self._audio(wav_header() if wav else b"", first, chunks, ticket),
+            self._audio(told, first, chunks, ticket),
             stall_s=self._settings.client_stall_s,
-            media_type="audio/wav" if wav else "audio/pcm",
+            media_type=told.media_type,
             headers={"x-seed": str(sampling.seed), "cache-control": "no-store"},
         )
 
     async def _audio(
-        self, header: bytes, first: AudioChunk, chunks: Stream, ticket: Ticket
+        self, told: Telling, first: AudioChunk, chunks: Stream, ticket: Ticket
     ) -> AsyncGenerator[bytes, None]:
         """The response's bytes. Whatever ends it early cancels back along the chain and frees the places."""
         outcome = "cancelled"
         try:
-            yield header + pcm16(first.samples)
+            yield told.tell(first)
             final = first.final
             while not final:
                 chunk = await anext(chunks)
                 final = chunk.final
-                yield pcm16(chunk.samples)
+                yield told.tell(chunk)
             outcome = "ok"
         except Exception:
             outcome = "failed"

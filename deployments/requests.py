@@ -18,6 +18,7 @@ from chatterbox_engine.types import (
     Temperature,
     TopK,
 )
+from deployments.encoding import Format
 
 
 class SpeechBody(BaseModel):
@@ -31,9 +32,9 @@ class SpeechBody(BaseModel):
     input: str = Field(description="The text to speak.")
     model: str | None = Field(None, description="A model of GET /v1/models, or one of OpenAI's names.")
     voice: str = Field("default", min_length=1, max_length=64, description="A voice's name or id.")
-    response_format: Literal["wav", "pcm"] = "wav"
-    speed: float = Field(1.0, ge=1.0, le=1.0, description="Only 1 for now.")
-    stream_format: Literal["audio"] = "audio"
+    response_format: Format = "mp3"
+    speed: float = Field(1.0, ge=0.25, le=4.0, description="Faster or slower, at the same pitch.")
+    stream_format: Literal["audio", "sse"] = Field("audio", description="sse: OpenAI's speech.audio events.")
     instructions: str | None = Field(None, description="Accepted and ignored: Chatterbox takes no instructions.")
     language: str | None = Field(None, description="One of the model's languages, such as en.")
     temperature: Temperature | None = None

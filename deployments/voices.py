@@ -6,7 +6,7 @@ from typing import Any
 from ray import serve
 
 from chatterbox_engine.clip import read_clip
-from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.errors import InvalidRequest, UnknownVoice
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice, VoiceInfo
 from chatterbox_engine.voice_encoder import VoiceEncoder
 from chatterbox_engine.voice_store import VoiceStore, check_name
@@ -15,6 +15,9 @@ from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 
 _BUILTIN = {"id": DEFAULT_VOICE, "object": "voice", "name": DEFAULT_VOICE, "created": 0, "builtin": True}
+_OPENAI_VOICES = frozenset(
+    ("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse")
+)
 
 
 @serve.deployment(max_ongoing_requests=1000, health_check_period_s=5)
@@ -29,8 +32,16 @@ class Voices:
 
     @answers
     async def resolve(self, voice: str) -> str:
-        """The id of a voice given by name or id. Raises UnknownVoice."""
-        return voice if voice == DEFAULT_VOICE else self._store.info(voice).id
+        """The id of a voice given by name or id; OpenAI's names mean the default unless a voice has one. Raises
+        UnknownVoice."""
+        if voice == DEFAULT_VOICE:
+            return voice
+        try:
+            return self._store.info(voice).id
+        except UnknownVoice:
+            if voice in _OPENAI_VOICES:
+                return DEFAULT_VOICE
+            raise
 
     @answers
     async def get(self, voice_id: str) -> Voice:

@@ -60,9 +60,10 @@ class S3GenEngine(Worker):
         schedule: tuple[int, ...] | None = None,
         context_window: int | None = None,
         paced: bool = True,
+        speed: float = 1.0,
     ) -> SpeechStream:
         """Begin an utterance. `schedule` and `context_window` None: the configuration's; `paced` False: no listener
-        plays it in real time, so it is made as fast as it can be.
+        plays it in real time, so it is made as fast as it can be; `speed`: of one who does.
 
         Raises InvalidRequest where the voice is another model's, Overloaded where all places are taken, EngineDead if
         the loop has ended.
@@ -86,6 +87,7 @@ class S3GenEngine(Worker):
                 self.wake,
                 spec.opening_tokens,
                 spec.closing_tokens,
+                speed,
             )
             self._streams.append(stream)
         return stream

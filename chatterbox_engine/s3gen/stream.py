@@ -62,6 +62,7 @@ class SpeechStream:
         wake: Callable[[], None],
         opening_tokens: tuple[int, ...] = (),
         closing_tokens: tuple[int, ...] = (),
+        speed: float = 1.0,
     ) -> None:
         self.voice = voice
         self.audio: Mailbox[np.ndarray] = Mailbox(wake)
@@ -76,6 +77,7 @@ class SpeechStream:
         self._wake = wake
         self._opening_tokens = opening_tokens
         self._closing_tokens = closing_tokens
+        self._speed = speed
         self._lock = threading.Lock()
         self._pieces: deque[Piece] = deque()
         self._finished = False
@@ -119,7 +121,7 @@ class SpeechStream:
         """When the listener runs dry, on the monotonic clock; before the first sound, when the stream was opened."""
         if self._playing_since is None:
             return self.opened
-        return self._playing_since + self.samples / SAMPLE_RATE
+        return self._playing_since + self.samples / SAMPLE_RATE / self._speed
 
     def ahead(self, now: float) -> bool:
         """Far enough ahead of the listener's playback to wait."""

@@ -1,14 +1,18 @@
 """The HTTP API on a running service: what clients get for good and for bad input."""
 
+import base64
 import concurrent.futures
 import io
 import json
 import struct
 import time
+from pathlib import Path
 from typing import Any
 
+import av
 import httpx
 import numpy as np
+import openai
 import pytest
 import soundfile
 import torch
@@ -53,7 +57,7 @@ def test_health_and_models_say_what_runs_and_why(service: Service) -> None:
 
 
 def test_wav_plays_and_equals_pcm_of_the_same_seed(service: Service) -> None:
-    wav = speak(service, input=TEXT, voice="default", seed=7)
+    wav = speak(service, input=TEXT, voice="default", seed=7, response_format="wav")
     assert wav.status_code == 200
     assert wav.headers["content-type"] == "audio/wav"
     riff, size, wave = struct.unpack("<4sI4s", wav.content[:12])
@@ -67,6 +71,48 @@ def test_wav_plays_and_equals_pcm_of_the_same_seed(service: Service) -> None:
     assert pcm.headers["content-type"] == "audio/pcm"
     # Chunks fall alike whatever the timing, so one seed is one sound up to rounding in other batches.
     assert np.abs(np.frombuffer(pcm.content, "<i2").astype(int) - samples).max() <= 32
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [("mp3", "audio/mpeg"), ("opus", "audio/ogg"), ("aac", "audio/aac"), ("flac", "audio/flac")],
+)
+def test_every_format_is_as_long_as_pcm(service: Service, form: str, kind: str) -> None:
+    answer = speak(service, input=TEXT, seed=7, response_format=form)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    with av.open(io.BytesIO(answer.content)) as container:
+        rate = container.streams.audio[0].rate
+        seconds = sum(frame.samples for frame in container.decode(audio=0)) / rate
+    assert seconds == pytest.approx(round(len(TEXT) * 1.7) * 0.04, abs=0.12)
+
+
+def test_speed_and_events(service: Service) -> None:
+    fast = speak(service, input=TEXT, seed=7, response_format="pcm", speed=2)
+    whole = round(len(TEXT) * 1.7) * 960
+    assert len(fast.content) / 2 == pytest.approx(whole / 2, rel=0.05)
+    told = speak(service, input=TEXT, seed=7, response_format="pcm", stream_format="sse")
+    assert told.headers["content-type"].startswith("text/event-stream")
+    events = [json.loads(line.removeprefix("data: ")) for line in told.text.strip().split("\n\n")]
+    audio = b"".join(base64.b64decode(event["audio"]) for event in events[:-1])
+    assert len(audio) == 2 * whole
+    assert events[-1]["usage"]["output_tokens"] == round(len(TEXT) * 1.7)
+
+
+def test_openais_own_client_speaks(service: Service, tmp_path: Path) -> None:
+    """With the arguments that its documentation shows; a voice of theirs is the default."""
+    client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none")
+    with client.audio.speech.with_streaming_response.create(
+        model="gpt-4o-mini-tts", voice="coral", input=TEXT, instructions="Speak in a cheerful tone."
+    ) as streamed:
+        streamed.stream_to_file(tmp_path / "speech.mp3")
+    samples, rate = soundfile.read(tmp_path / "speech.mp3")
+    assert rate == 24_000
+    assert len(samples) / rate == pytest.approx(round(len(TEXT) * 1.7) * 0.04, abs=0.12)
+    whole = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format="wav", speed=1.5)
+    assert whole.content[:4] == b"RIFF"
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.audio.speech.create(model="tts-1", voice="nobody", input=TEXT)
+    assert refused.value.param == "voice"
 
 
 def test_a_seed_is_told_and_can_be_given_again(service: Service) -> None:
@@ -134,7 +180,8 @@ BAD: list[tuple[Any, str | None]] = [
     ({"input": "x", "repetition_penalty": 0.5}, "repetition_penalty"),
     ({"input": "x", "seed": -1}, "seed"),
     ({"input": "x", "seed": 1.5}, "seed"),
-    ({"input": "x", "speed": 2}, "speed"),
+    ({"input": "x", "speed": 4.1}, "speed"),
+    ({"input": "x", "speed": 0.2}, "speed"),
     ({"input": "x", "response_format": "mp4"}, "response_format"),
     ({"input": "x", "stream_format": "tape"}, "stream_format"),
     ({"input": "x", "language": "tlh"}, "language"),
