@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.text import validate
 from chatterbox_engine.types import AudioChunk, SpeechRequest
+from deployments import page
 from deployments.admission import Gate, Ticket
 from deployments.answers import MAX_UPLOAD_BYTES, AudioResponse, answer, install
 from deployments.encoding import CONTENT, Telling
@@ -26,6 +27,7 @@ from deployments.settings import ServiceSettings
 logger = logging.getLogger("ray.serve")
 api = FastAPI(title="Chatterbox, served", redoc_url=None)
 install(api)
+api.include_router(page.router)
 
 _OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """Names that OpenAI's clients send by default; they mean the model that is served."""
