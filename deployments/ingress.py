@@ -4,9 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi import FastAPI, File, Form, Request, Response, UploadFile, WebSocket
 from fastapi.responses import JSONResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -17,6 +19,7 @@ from chatterbox_engine.types import AudioChunk, SpeechRequest
 from deployments import page
 from deployments.admission import Gate, Ticket
 from deployments.answers import MAX_UPLOAD_BYTES, AudioResponse, answer, install
+from deployments.conversation import Conversation
 from deployments.encoding import CONTENT, Telling
 from deployments.faults import Stream, ask
 from deployments.identity import Identity
@@ -80,12 +83,9 @@ class Ingress:
             if header in request.headers:
                 raise InvalidRequest(f"The header {header} is not allowed.", header)
         text = validate(body.input, self._settings.max_characters)
-        served = (await self._identify())["t3"]
-        _check_model(body.model, served)
-        sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
-        voice = await ask(self._voices, "resolve", body.voice)
+        asked = replace(await self._prepare(body), text=text)
         ticket = self._gate.enter()
-        chunks = Stream(self._s3gen, "speak", SpeechRequest(text, voice, sampling, language, body.speed))
+        chunks = Stream(self._s3gen, "speak", asked)
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
@@ -98,8 +98,23 @@ class Ingress:
             self._audio(told, first, chunks, ticket),
             stall_s=self._settings.client_stall_s,
             media_type=told.media_type,
-            headers={"x-seed": str(sampling.seed), "cache-control": "no-store"},
+            headers={"x-seed": str(asked.sampling.seed), "cache-control": "no-store"},
         )
+
+    @api.websocket("/v1/audio/speech/ws")
+    async def converse(self, socket: WebSocket) -> None:
+        """Text in as it is written, audio out as soon as a clause can be spoken; see deployments/conversation.py."""
+        speak = partial(Stream, self._s3gen, "speak")
+        limit = self._settings.max_characters
+        await Conversation(socket, self._prepare, self._gate.enter, speak, limit).run()
+
+    async def _prepare(self, body: SpeechBody) -> SpeechRequest:
+        """A request without its text yet. Raises InvalidRequest, UnknownVoice."""
+        served = (await self._identify())["t3"]
+        _check_model(body.model, served)
+        sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
+        voice = await ask(self._voices, "resolve", body.voice)
+        return SpeechRequest("", voice, sampling, language, body.speed)
 
     async def _audio(
         self, told: Telling, first: AudioChunk, chunks: Stream, ticket: Ticket

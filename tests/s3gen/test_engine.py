@@ -270,6 +270,14 @@ def test_a_paced_stream_waits_for_its_listener(model: S3GenModel) -> None:
         engine.stop()
 
 
+def test_who_listens_faster_runs_dry_sooner(engine: S3GenEngine) -> None:
+    streams = [engine.open(voice(), speed=speed) for speed in (1.0, 2.0)]
+    for stream in streams:
+        stream.emit(np.zeros(10 * 24_000, np.float32), final=False)
+        stream.audio.close()
+    assert 4 < streams[0].due - streams[1].due < 6
+
+
 def test_closing_frees_the_place(model: S3GenModel) -> None:
     engine = S3GenEngine(model, S3GenSwitches(max_streams=1), None)
     engine.start()

@@ -1,0 +1,239 @@
+"""WS /v1/audio/speech/ws: text in as a language model writes it, audio out as soon as a clause can be spoken.
+
+A connection carries utterances one after the other. The client sends JSON: `start` with the fields of SpeechBody but
+`input`, then `text` as often as it likes, `flush` to have spoken what has not ended yet, and `end`; `cancel` at any
+time silences the utterance and gives its place back. The server sends JSON and, in binary frames, audio in the format
+asked for: `started`, a `clause` before the audio of each, and `done` or `cancelled`; `error` where something is
+refused.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from chatterbox_engine.accel.noise import derive_seed
+from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.text import Clauses, validate
+from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest
+from deployments.admission import Ticket
+from deployments.answers import answer
+from deployments.encoding import Format, Telling
+from deployments.faults import Stream
+from deployments.requests import SpeechBody
+
+_IDLE_S = 300.0
+"""A connection that says nothing for so long is closed."""
+_SENTENCE_S, _CLAUSE_S = 0.2, 0.1
+"""Pauses between two clauses, as those between the pieces of a long text."""
+_SENTENCE_ENDS = ".!?…。！？\"'”’)"
+_WAITING = 1000
+"""Clauses that may wait to be spoken; then the client is not read any further."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Start(_Message):
+    """Begins an utterance: what SpeechBody has, but for its text."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    type: Literal["start"]
+    response_format: Format = "pcm"
+
+
+class Text(_Message):
+    """Some more text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Flush(_Message):
+    """Speak what is there, ended or not."""
+
+    type: Literal["flush"]
+
+
+class End(_Message):
+    """No more text comes."""
+
+    type: Literal["end"]
+
+
+class Cancel(_Message):
+    """Be silent, and forget the rest."""
+
+    type: Literal["cancel"]
+
+
+_MESSAGES: TypeAdapter[Any] = TypeAdapter(Annotated[Start | Text | Flush | End | Cancel, Field(discriminator="type")])
+
+Prepare = Callable[[SpeechBody], Awaitable[SpeechRequest]]
+"""A body whose text does not matter, checked -> a request to which the text is still to be added."""
+
+
+class _Utterance:
+    """From its start to its end: clauses that wait, and the task that speaks them."""
+
+    def __init__(self, request: SpeechRequest, form: Format, ticket: Ticket) -> None:
+        self.request = request
+        self.telling = Telling(form, request.speed, None)
+        self.ticket = ticket
+        self.clauses = Clauses(request.language)
+        self.waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING)
+        self.characters = 0
+        self.samples = 0
+        self.speaking: asyncio.Task[None] | None = None
+
+
+class Conversation:
+    """One connection."""
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        prepare: Prepare,
+        enter: Callable[[], Ticket],
+        speak: Callable[[SpeechRequest], Stream],
+        max_characters: int,
+    ) -> None:
+        self._socket = socket
+        self._prepare = prepare
+        self._enter = enter
+        self._speak = speak
+        self._max_characters = max_characters
+        self._now: _Utterance | None = None
+
+    async def run(self) -> None:
+        """Until the client leaves."""
+        await self._socket.accept()
+        try:
+            while True:
+                async with asyncio.timeout(_IDLE_S):
+                    message = await self._socket.receive_text()
+                try:
+                    await self._take(_MESSAGES.validate_json(message))
+                except ValidationError as error:
+                    await self._refuse(InvalidRequest.of(error))
+                except Exception as error:
+                    await self._refuse(error)
+        except TimeoutError:
+            await self._socket.close(1001)
+        except (WebSocketDisconnect, KeyError):  # KeyError: a binary frame
+            pass
+        finally:
+            await self._silence()
+
+    async def _take(self, message: Start | Text | Flush | End | Cancel) -> None:
+        if isinstance(message, Start):
+            await self._start(message)
+            return
+        if isinstance(message, Cancel):
+            samples = await self._silence()
+            await self._say("cancelled", samples=samples)
+            return
+        now = self._now
+        if now is None:
+            raise InvalidRequest("There is no utterance: send start first.", "type")
+        if isinstance(message, Text):
+            now.characters += len(message.text)
+            if now.characters > self._max_characters:
+                raise InvalidRequest(f"An utterance has at most {self._max_characters:,} characters.", "text")
+            found = now.clauses.push(message.text)
+        else:
+            found = now.clauses.flush()
+        for clause in found:
+            await now.waiting.put(clause)
+        if isinstance(message, End):
+            await now.waiting.put(None)
+
+    async def _start(self, message: Start) -> None:
+        if self._now is not None:
+            raise InvalidRequest("An utterance is being spoken: cancel it, or wait until it is done.", "type")
+        given = {name: value for name, value in message.model_dump().items() if name != "type"}
+        for name in ("input", "stream_format"):
+            if name in given:
+                raise InvalidRequest(f"{name} has no place here.", name)
+        body = SpeechBody.model_validate({**given, "input": ""})
+        request = await self._prepare(body)
+        self._now = now = _Utterance(request, message.response_format, self._enter())
+        await self._say("started", seed=request.sampling.seed, sample_rate=SAMPLE_RATE, format=message.response_format)
+        now.speaking = asyncio.create_task(self._utter(now))
+
+    async def _utter(self, now: _Utterance) -> None:
+        """Speak the clauses as they come."""
+        outcome, index = "failed", 0
+        try:
+            pause = 0
+            while (clause := await now.waiting.get()) is not None:
+                if not any(character.isalnum() for character in clause):
+                    continue  # nothing to speak, which is no mistake here
+                await self._play(now, np.zeros(pause, np.float32))
+                await self._say("clause", text=clause, sample=now.samples)
+                await self._utter_clause(now, clause, index)
+                pause = round(SAMPLE_RATE * (_SENTENCE_S if clause[-1] in _SENTENCE_ENDS else _CLAUSE_S))
+                index += 1
+            await self._send(now.telling.tell(AudioChunk(np.zeros(0, np.float32), True)))
+            await self._say("done", samples=now.samples)
+            outcome = "ok"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except WebSocketDisconnect:
+            outcome = "cancelled"
+        except Exception as error:
+            await self._refuse(error)
+        finally:
+            now.ticket.end(outcome)
+            if self._now is now:
+                self._now = None
+
+    async def _utter_clause(self, now: _Utterance, clause: str, index: int) -> None:
+        """Each clause has a seed derived from the utterance's; the first one keeps it."""
+        sampling = now.request.sampling
+        sampling = sampling.model_copy(update={"seed": derive_seed(sampling.seed, index)})
+        text = validate(clause, self._max_characters)
+        own = SpeechRequest(text, now.request.voice, sampling, now.request.language, now.request.speed)
+        chunks = self._speak(own)
+        try:
+            final = False
+            while not final:
+                chunk = await anext(chunks)
+                final = chunk.final
+                await self._play(now, chunk.samples)
+        finally:
+            chunks.cancel()
+
+    async def _play(self, now: _Utterance, samples: np.ndarray) -> None:
+        now.samples += len(samples)
+        await self._send(now.telling.tell(AudioChunk(samples, False)))
+
+    async def _silence(self) -> int:
+        """End what is being spoken. Returns the samples that were sent of it."""
+        now, self._now = self._now, None
+        if now is None:
+            return 0
+        if now.speaking is not None:
+            now.speaking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await now.speaking
+        now.ticket.end("cancelled")
+        return now.samples
+
+    async def _send(self, data: bytes) -> None:
+        if data:
+            await self._socket.send_bytes(data)
+
+    async def _say(self, kind: str, **fields: Any) -> None:
+        await self._socket.send_text(json.dumps({"type": kind, **fields}))
+
+    async def _refuse(self, error: Exception) -> None:
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # who has left is not told
+            await self._say("error", **json.loads(bytes(answer(error).body)))

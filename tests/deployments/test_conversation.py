@@ -1,0 +1,146 @@
+"""The WebSocket: text in pieces, audio back, barge-in, several utterances in one connection."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from chatterbox_engine.text import normalise
+from tests.service import PLACES, Service
+
+pytestmark = pytest.mark.service
+
+
+class Caller:
+    """A voice agent's end of the line."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    def say(self, kind: str, **fields: Any) -> None:
+        self.send({"type": kind, **fields})
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._socket.send(json.dumps(message))
+
+    def hear(self, until: str) -> tuple[list[dict[str, Any]], bytes]:
+        """Messages up to one of a kind, and the audio between them."""
+        told: list[dict[str, Any]] = []
+        audio = b""
+        while not told or told[-1]["type"] != until:
+            message = self._socket.recv(timeout=60)
+            if isinstance(message, bytes):
+                audio += message
+            else:
+                told.append(json.loads(message))
+                assert told[-1]["type"] != "error" or until == "error", told[-1]
+        return told, audio
+
+
+@contextlib.contextmanager
+def calling(service: Service) -> Iterator[Caller]:
+    with connect(f"{service.url.replace('http', 'ws')}/v1/audio/speech/ws") as socket:
+        yield Caller(socket)
+
+
+def samples(text: str) -> int:
+    return round(len(normalise(text)) * 1.7) * 960
+
+
+def test_clauses_are_spoken_as_they_come(service: Service) -> None:
+    with calling(service) as caller:
+        caller.say("start", seed=3, voice="alloy")
+        (started,), _ = caller.hear("started")
+        assert (started["seed"], started["sample_rate"], started["format"]) == (3, 24_000, "pcm")
+        for piece in ("The first sen", "tence. And", " the second"):
+            caller.say("text", text=piece)
+        (first,), _ = caller.hear("clause")
+        assert (first["text"], first["sample"]) == ("The first sentence.", 0)
+        caller.say("text", text=" one.")
+        caller.say("end")
+        told, audio = caller.hear("done")
+        clause, done = told
+        begin = samples("The first sentence.") + 4_800  # a pause
+        assert clause == {"type": "clause", "text": "And the second one.", "sample": begin}
+        assert done["samples"] == begin + samples("And the second one.")
+        body = {"input": "The first sentence.", "seed": 3, "response_format": "pcm"}
+        alone = httpx.post(f"{service.url}/v1/audio/speech", json=body, timeout=60).content
+        assert len(audio) == 2 * done["samples"]
+        assert audio[: len(alone) // 2][:1000] == alone[:1000]
+        caller.say("start", response_format="mp3", speed=1.2)  # another one, on the same line
+        caller.say("text", text="Now this")
+        caller.say("flush")
+        caller.say("end")
+        told, audio = caller.hear("done")
+        assert [one["type"] for one in told] == ["started", "clause", "done"]
+        assert audio[0] == 0xFF  # of an MP3 frame
+    service.wait_until_idle()
+
+
+def test_barge_in_is_silence_and_a_free_place(service: Service) -> None:
+    with calling(service) as caller:
+        for round_ in range(5):
+            caller.say("start")
+            caller.say("text", text="Here is a long sentence that goes on and on. " * 8)
+            caller.hear("clause")
+            if round_ % 2:
+                time.sleep(0.3)
+            caller.say("cancel")
+            told, _ = caller.hear("cancelled")
+            assert told[-1]["samples"] >= 0
+            service.wait_until_idle()
+        caller.say("cancel")  # of nothing
+        caller.hear("cancelled")
+
+
+def test_leaving_frees_the_place(service: Service) -> None:
+    for _ in range(PLACES + 1):
+        with calling(service) as caller:
+            caller.say("start")
+            caller.say("text", text="Here is a long sentence that goes on and on. " * 8)
+            caller.hear("clause")
+    service.wait_until_idle()
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"type": "text", "text": "too soon"}, "type"),
+        ({"type": "end"}, "type"),
+        ({"type": "sing"}, None),
+        ({"text": "x"}, None),
+        ({"type": "start", "voice": "nobody"}, "voice"),
+        ({"type": "start", "temperature": 50}, "temperature"),
+        ({"type": "start", "colour": "red"}, "colour"),
+        ({"type": "start", "input": "x"}, "input"),
+        ({"type": "start", "response_format": "mp4"}, None),
+    ],
+)
+def test_what_is_wrong_is_said_and_the_line_stays(service: Service, message: dict[str, Any], param: str | None) -> None:
+    with calling(service) as caller:
+        caller.send(message)
+        (told,), _ = caller.hear("error")
+        assert set(told["error"]) == {"message", "type", "param", "code"}
+        assert param is None or told["error"]["param"] == param
+        caller.say("start")
+        caller.say("end")
+        caller.hear("done")
+
+
+def test_places_are_those_of_everybody(service: Service) -> None:
+    service.wait_until_idle()
+    with contextlib.ExitStack() as lines:
+        for _ in range(PLACES):
+            caller = lines.enter_context(calling(service))
+            caller.say("start")
+            caller.hear("started")
+        refused = lines.enter_context(calling(service))
+        refused.say("start")
+        (told,), _ = refused.hear("error")
+        assert told["error"]["type"] == "rate_limit_error"
+    service.wait_until_idle()
