@@ -73,7 +73,8 @@ class Cancel(_Message):
     type: Literal["cancel"]
 
 
-_MESSAGES: TypeAdapter[Any] = TypeAdapter(Annotated[Start | Text | Flush | End | Cancel, Field(discriminator="type")])
+_Sent = Annotated[Start | Text | Flush | End | Cancel, Field(discriminator="type")]
+_MESSAGES: TypeAdapter[Any] = TypeAdapter(_Sent)  # type: ignore[arg-type]
 
 Prepare = Callable[[SpeechBody], Awaitable[SpeechRequest]]
 """A body whose text does not matter, checked -> a request to which the text is still to be added."""
