@@ -32,10 +32,10 @@ static inline __m512 snake(__m512 x, __m512 alpha, __m512 inverse) {
   return _mm512_fmadd_ps(_mm512_mul_ps(sine, sine), inverse, x);
 }
 
-// The rows [first, first + count) of x (frames, inputs), zero outside, as they are convolved -> high and low (count,
-// width).
-static void activate_rows(const Convolution *c, const float *x, int64_t frames, int64_t first, int64_t count,
-                          uint16_t *high, uint16_t *low) {
+// The rows [first, first + count) of x (frames, inputs) and `bias`, zero outside, as they are convolved -> high and low
+// (count, width).
+static void activate_rows(const Convolution *c, const float *x, const float *bias, int64_t frames, int64_t first,
+                          int64_t count, uint16_t *high, uint16_t *low) {
   for (int64_t m = 0; m < count; m++, high += c->width, low += c->width) {
     int64_t frame = first + m;
     if (frame < 0 || frame >= frames) {
@@ -47,6 +47,7 @@ static void activate_rows(const Convolution *c, const float *x, int64_t frames, 
       int64_t left = c->inputs - i;
       __mmask16 inside = left >= 16 ? 0xffff : left <= 0 ? 0 : (__mmask16)((1 << left) - 1);
       __m512 own = _mm512_maskz_loadu_ps(inside, x + frame * c->inputs + i);
+      if (bias) own = _mm512_add_ps(own, _mm512_maskz_loadu_ps(inside, bias + i));
       if (c->activation == LEAKY) own = _mm512_max_ps(own, _mm512_mul_ps(own, _mm512_set1_ps(c->slope)));
       if (c->activation == SNAKE) own = snake(own, _mm512_loadu_ps(c->alpha + i), _mm512_loadu_ps(c->inverse + i));
       __m256i rounded = (__m256i)_mm512_cvtneps_pbh(own);
@@ -63,20 +64,15 @@ static int64_t rows_for(const Convolution *c, int64_t made) {
   return ((made + 15) / 16 * 16 - 1) * c->stride + (c->taps - 1) * c->dilation + 1;
 }
 
-// Rows [first, first + made) of the convolution of x (frames, inputs) -> to, in whole blocks of outputs.
-// planes: (2, rows_for(made), width)
-static void convolve_rows(const Convolution *c, const float *x, int64_t frames, int64_t first, int64_t made,
-                          uint16_t *planes, float *to) {
+// Rows [first, first + made) of the convolution of x (frames, inputs) and `bias` -> to, in whole blocks of outputs,
+// without its own bias, which whoever reads them next adds. planes: (2, rows_for(made), width)
+static void convolve_rows(const Convolution *c, const float *x, const float *bias, int64_t frames, int64_t first,
+                          int64_t made, uint16_t *planes, float *to) {
   int64_t rows = rows_for(c, made), bytes = 2 * c->width, whole = whole_blocks(c->weights.outputs);
   uint16_t *low = planes + rows * c->width;
-  activate_rows(c, x, frames, first * c->stride - c->padding, rows, planes, low);
+  activate_rows(c, x, bias, frames, first * c->stride - c->padding, rows, planes, low);
   Lines in = {(char *)planes, c->stride * bytes, c->taps, c->dilation * bytes, bytes, c->exact ? (char *)low : NULL};
   multiply(&c->weights, in, made, to, whole);
-  for (int64_t m = 0; m < made; m++)
-    for (int64_t i = 0; i < whole; i += 16) {
-      float *own = to + m * whole + i;
-      _mm512_storeu_ps(own, _mm512_add_ps(_mm512_loadu_ps(own), _mm512_loadu_ps(c->weights.bias + i)));
-    }
 }
 
 static int64_t planes_bytes(const Convolution *c, int64_t made) {
@@ -87,15 +83,16 @@ static int64_t sums_bytes(const Convolution *c, int64_t made) {
   return (made + 15) / 16 * 16 * whole_blocks(c->weights.outputs) * sizeof(float);
 }
 
-// sums (count, whole blocks), and x (count, outputs) where it is there, times `share` -> to, or added to it.
-static void put_piece(const float *sums, const float *x, int64_t count, int64_t outputs, float share, int add,
-                      float *to) {
+// sums (count, whole blocks), their bias, and x (count, outputs) where it is there, times `share` -> to, or added to
+// it.
+static void put_piece(const float *sums, const float *bias, const float *x, int64_t count, int64_t outputs, float share,
+                      int add, float *to) {
   int64_t whole = whole_blocks(outputs);
   for (int64_t m = 0; m < count; m++, sums += whole)
     for (int64_t i = 0; i < outputs; i += 16) {
       __mmask16 inside = outputs - i >= 16 ? 0xffff : (__mmask16)((1 << (outputs - i)) - 1);
       float *own = to + m * outputs + i;
-      __m512 made = _mm512_loadu_ps(sums + i);
+      __m512 made = _mm512_add_ps(_mm512_loadu_ps(sums + i), _mm512_loadu_ps(bias + i));
       if (x) made = _mm512_add_ps(made, _mm512_maskz_loadu_ps(inside, x + m * outputs + i));
       made = _mm512_mul_ps(made, _mm512_set1_ps(share));
       if (add) made = _mm512_add_ps(made, _mm512_maskz_loadu_ps(inside, own));
@@ -126,12 +123,13 @@ int convolution(const Convolution *one, const Convolution *two, const float *x, 
       const float *from = x + row * frames * one->inputs;
       if (two) {
         int64_t first = begin - two->padding;
-        convolve_rows(one, from, frames, first, rows_for(two, count), (uint16_t *)mine, hidden);
-        convolve_rows(two, hidden - first * outputs, frames, begin, count, (uint16_t *)mine, sums);
+        const float *before = hidden - first * outputs;
+        convolve_rows(one, from, NULL, frames, first, rows_for(two, count), (uint16_t *)mine, hidden);
+        convolve_rows(two, before, one->weights.bias, frames, begin, count, (uint16_t *)mine, sums);
       } else {
-        convolve_rows(one, from, frames, begin, count, (uint16_t *)mine, sums);
+        convolve_rows(one, from, NULL, frames, begin, count, (uint16_t *)mine, sums);
       }
-      put_piece(sums, two ? from + begin * outputs : NULL, count, outputs, share, add,
+      put_piece(sums, (two ? two : one)->weights.bias, two ? from + begin * outputs : NULL, count, outputs, share, add,
                 to + row * apart + begin * outputs);
     }
     leave();
