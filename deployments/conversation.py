@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
@@ -74,7 +74,7 @@ class Cancel(_Message):
 
 
 _Sent = Annotated[Start | Text | Flush | End | Cancel, Field(discriminator="type")]
-_MESSAGES: TypeAdapter[Any] = TypeAdapter(_Sent)  # type: ignore[arg-type]
+_MESSAGES: TypeAdapter[Any] = TypeAdapter(cast(Any, _Sent))  # a union is a type to pydantic
 
 Prepare = Callable[[SpeechBody], Awaitable[SpeechRequest]]
 """A body whose text does not matter, checked -> a request to which the text is still to be added."""
