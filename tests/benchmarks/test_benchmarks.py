@@ -97,10 +97,16 @@ def test_s3gen(bench: Bench) -> None:
 
 
 def test_e2e(bench: Bench) -> None:
-    told = bench("e2e", *TINY, "--tokens", "12", "--switch", "watermark=false", "--text", "Hello there.")
-    (row,) = told["rows"]
-    assert 0 < row["first_audio_s"]["median"] <= row["seconds"]["median"]
-    assert row["rtf"]["median"] == pytest.approx(row["seconds"]["median"] / row["audio_s"]["median"], rel=0.2)
+    told = bench(
+        "e2e", *TINY, "--tokens", "12", "--switch", "watermark=false", "--text", "Hello there.", "--streams", "2"
+    )
+    rows = {row["variant"]: row for row in told["rows"]}
+    assert list(rows) == ["streamed", "in one pass", "2 at once, streamed", "2 at once, in one pass"]
+    for row in rows.values():
+        assert 0 < row["first_audio_s"]["median"] <= row["seconds"]["median"]
+        assert row["rtf"]["median"] == pytest.approx(row["seconds"]["median"] / row["audio_s"]["median"], rel=0.2)
+    for how in ("streamed", "in one pass"):
+        assert rows[f"2 at once, {how}"]["audio_s"]["median"] == 2 * rows[how]["audio_s"]["median"]
 
 
 def test_scheduler(bench: Bench) -> None:
