@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.text import Clauses, validate
+from chatterbox_engine.text.split import CLAUSE_PAUSE_S, SENTENCE_PAUSE_S
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest
 from deployments.admission import Ticket
 from deployments.answers import answer
@@ -29,8 +31,6 @@ from deployments.requests import SpeechBody
 
 _IDLE_S = 300.0
 """A connection that says nothing for so long is closed."""
-_SENTENCE_S, _CLAUSE_S = 0.2, 0.1
-"""Pauses between two clauses, as those between the pieces of a long text."""
 _SENTENCE_ENDS = ".!?…。！？\"'”’)"
 _WAITING = 1000
 """Clauses that may wait to be spoken; then the client is not read any further."""
@@ -179,7 +179,7 @@ class Conversation:
                 await self._play(now, np.zeros(pause, np.float32))
                 await self._say("clause", text=clause, sample=now.samples)
                 await self._utter_clause(now, clause, index)
-                pause = round(SAMPLE_RATE * (_SENTENCE_S if clause[-1] in _SENTENCE_ENDS else _CLAUSE_S))
+                pause = round(SAMPLE_RATE * (SENTENCE_PAUSE_S if clause[-1] in _SENTENCE_ENDS else CLAUSE_PAUSE_S))
                 index += 1
             await self._send(now.telling.tell(AudioChunk(np.zeros(0, np.float32), True)))
             await self._say("done", samples=now.samples)
@@ -201,8 +201,7 @@ class Conversation:
         sampling = now.request.sampling
         sampling = sampling.model_copy(update={"seed": derive_seed(sampling.seed, index)})
         text = validate(clause, self._max_characters)
-        own = SpeechRequest(text, now.request.voice, sampling, now.request.language, now.request.speed)
-        chunks = self._speak(own)
+        chunks = self._speak(replace(now.request, text=text, sampling=sampling))
         try:
             final = False
             while not final:

@@ -86,7 +86,7 @@ class NativeSolver:
         self._kernels = kernels
         self._estimator = estimator
         self._spec = spec
-        self._kept: list[object] = []  # what the structures point into
+        self._kept = native.Kept()
         self._times: dict[int, tuple[Tensor, Tensor]] = {}
         stages = [*estimator.down_blocks, *estimator.mid_blocks, *estimator.up_blocks]
         resnets = [self._resnet(stage.get_submodule("0")) for stage in stages]
@@ -157,7 +157,7 @@ class NativeSolver:
         layer_bytes: int,
     ) -> Tensor:
         time, size = self._time(steps)
-        mel = x.transpose(1, 2).float().contiguous().clone()
+        mel = x.transpose(1, 2).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         mu, cond = (frames.transpose(1, 2).float().contiguous() for frames in (mu, cond))
         speaker = speaker.float().contiguous()
         speech = [
@@ -186,7 +186,7 @@ class NativeSolver:
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> native.Linear:
         made = NativeLinear(weight, bias, 0)
-        self._kept.append(made)
+        self._kept.keep(made)
         return made.struct
 
     def _conv(self, conv: nn.Module) -> native.Linear:
@@ -195,7 +195,9 @@ class NativeSolver:
         return self._linear(conv.weight.transpose(1, 2).flatten(1), conv.bias)
 
     def _conv_block(self, block: nn.Module) -> native.ConvBlock:
-        return native.ConvBlock(self._conv(block.get_submodule("block.0")), *self._norm(block, "block.2"))
+        return native.ConvBlock(
+            self._conv(block.get_submodule("block.0")), *self._kept.norm(block.get_submodule("block.2"))
+        )
 
     def _resnet(self, resnet: nn.Module) -> native.Resnet:
         blocks = (self._conv_block(resnet.get_submodule(name)) for name in ("block1", "block2"))
@@ -206,9 +208,5 @@ class NativeSolver:
         qkv = torch.cat([part(f"attn1.to_{name}.weight") for name in "qkv"])
         names = ("attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
         rest = (self._linear(part(f"{name}.weight"), part(f"{name}.bias")) for name in names)
-        return native.Layer(self._linear(qkv, None), *rest, *self._norm(block, "norm1"), *self._norm(block, "norm3"))
-
-    def _norm(self, module: nn.Module, name: str) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-        parts = [module.get_parameter(f"{name}.{part}").detach().float().contiguous() for part in ("weight", "bias")]
-        self._kept.extend(parts)
-        return pointer(parts[0]), pointer(parts[1])
+        norms = (each for name in ("norm1", "norm3") for each in self._kept.norm(block.get_submodule(name)))
+        return native.Layer(self._linear(qkv, None), *rest, *norms)

@@ -28,12 +28,12 @@ class NativeStep:
         self.kernels = kernels
         self._model = model
         self._cache = cache
-        self._kept: list[Tensor] = []  # what the structures point into
+        self._kept = native.Kept()
         spec = model.spec
         layers = [self._layer(layer) for layer in model.layers]
         self._layers = (native.Layer * len(layers))(*layers)
-        cos, sin = (self._keep(table) for table in (model.cos, model.sin))
-        norm, norm_bias = self._norm(model.norm)
+        cos, sin = (self._kept.pointer(table) for table in (model.cos, model.sin))
+        norm, norm_bias = self._kept.norm(model.norm)
         self._struct = native.Model(
             spec.layers, spec.width, spec.heads, spec.mlp_width, int(spec.backbone == "llama"), spec.norm_eps,
             self._layers, norm, norm_bias, cos, sin,
@@ -75,13 +75,4 @@ class NativeStep:
         assert isinstance(layer, LlamaLayer | GPT2Layer)
         up = layer.gate_up if isinstance(layer, LlamaLayer) else layer.up
         linears = [part.struct for part in (layer.qkv, layer.out, up, layer.down) if isinstance(part, NativeLinear)]
-        return native.Layer(*linears, *self._norm(layer.attention_norm), *self._norm(layer.mlp_norm))
-
-    def _norm(self, norm: torch.nn.Module) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-        bias = getattr(norm, "bias", None)
-        return self._keep(norm.weight), pointer(None) if bias is None else self._keep(bias)
-
-    def _keep(self, tensor: Tensor | torch.nn.Module) -> ctypes.c_void_p:
-        assert isinstance(tensor, Tensor)
-        self._kept.append(tensor.detach().float().contiguous())
-        return pointer(self._kept[-1])
+        return native.Layer(*linears, *self._kept.norm(layer.attention_norm), *self._kept.norm(layer.mlp_norm))

@@ -9,13 +9,16 @@ import sentencex
 
 from chatterbox_engine.text.languages import piece_characters
 
+SENTENCE_PAUSE_S = 0.2
+CLAUSE_PAUSE_S = 0.1
+
 
 class _Break(Enum):
     """Where a text may be parted: the pause there in seconds, and its cost beside that of a piece left empty (1)."""
 
     PARAGRAPH = (0.6, -0.9)
-    SENTENCE = (0.2, 0.0)
-    CLAUSE = (0.1, 0.25)
+    SENTENCE = (SENTENCE_PAUSE_S, 0.0)
+    CLAUSE = (CLAUSE_PAUSE_S, 0.25)
     WORD = (0.0, 0.6)
     HARD = (0.0, 1.2)
 

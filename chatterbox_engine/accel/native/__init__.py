@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from platformdirs import user_cache_path
-from torch import Tensor
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,29 @@ class Source(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("voiced", "sine", "noise")),
         ("weight", ctypes.c_void_p),
     )
+
+
+class Kept:
+    """Tensors into which structures point, and other owners of such memory."""
+
+    def __init__(self) -> None:
+        self._owners: list[object] = []
+
+    def pointer(self, tensor: Tensor | None) -> ctypes.c_void_p:
+        """Where a tensor's numbers lie in fp32; None is NULL."""
+        if tensor is None:
+            return pointer(None)
+        wide = tensor.detach().float().contiguous()
+        self.keep(wide)
+        return pointer(wide)
+
+    def norm(self, norm: nn.Module) -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+        """A norm's gain and its bias, NULL where it has none."""
+        parameters = dict(norm.named_parameters(recurse=False))
+        return self.pointer(parameters["weight"]), self.pointer(parameters.get("bias"))
+
+    def keep(self, owner: object) -> None:
+        self._owners.append(owner)
 
 
 NORMALS = 1024

@@ -1,4 +1,4 @@
-// The flow's Euler steps, all of them in one call: Flow._solve of chatterbox_engine/s3gen/flow.py.
+// The flow's Euler steps, all of them in one call: EulerSolver of chatterbox_engine/s3gen/solver.py.
 
 #include "estimator.h"
 

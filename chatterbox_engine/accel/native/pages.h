@@ -19,8 +19,6 @@ typedef struct {
   int64_t there; // a bit for each place that is to be attended to, the first one's the lowest
 } Page;
 
-static inline int64_t page_bytes(int64_t width) { return 2 * PAGE * width * 2; }
-
 // A head's key (width) of one place.
 static inline void put_key(char *page, int64_t place, int64_t width, const float *key) {
   const __m512i apart = _mm512_slli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), 4);
