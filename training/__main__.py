@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -29,22 +31,35 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    torch.set_num_threads(args.threads)
     args.folder.mkdir(parents=True, exist_ok=True)
     dimensions.LOGS.mkdir(exist_ok=True)
-    stages = STAGES if args.stage == "all" else (args.stage,)
-    for stage in stages:
-        if stage == "corpus":
-            make(args.folder, args.utterances, AUDIO_HOURS, args.wordnet, args.threads)
-            continue
-        if stage == "checkpoint":
-            checkpoint.write(Corpus(args.folder), args.folder, args.to)
-            continue
-        if stage == "speech_tokenizer":
-            speech_tokenizer.run(Corpus(args.folder), args.folder)
-            continue
+    if args.stage != "all":
+        _run(args.stage, args)
+        return
+    _run("corpus", args)
+    _run("speech_tokenizer", args)
+    half = argparse.Namespace(**{**vars(args), "threads": max(1, args.threads // 2)})
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
+        talker = beside.submit(_run, "t3", half)  # it hears the tokens alone, not what the flow makes of them
+        _run("flow", half)
+        _run("vocoder", half)
+        talker.result()
+    _run("checkpoint", args)
+
+
+def _run(stage: str, args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    if stage == "corpus":
+        make(args.folder, args.utterances, AUDIO_HOURS, args.wordnet, args.threads)
+        return
+    corpus = Corpus(args.folder)
+    if stage == "speech_tokenizer":
+        speech_tokenizer.run(corpus, args.folder)
+    elif stage == "checkpoint":
+        checkpoint.write(corpus, args.folder, args.to)
+    else:
         module = {"flow": flow, "vocoder": vocoder, "t3": t3}[stage]
-        module.run(Corpus(args.folder), args.folder, module.STEPS if args.steps is None else args.steps, args.start)
+        module.run(corpus, args.folder, module.STEPS if args.steps is None else args.steps, args.start)
 
 
 if __name__ == "__main__":

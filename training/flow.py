@@ -95,7 +95,8 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = N
         mel = [torch.from_numpy(corpus.mel_at(FRAMES_PER_TOKEN * at, FRAMES_PER_TOKEN * window)) for at in starts]
         # With their own spread beside the noise's of 1, as the real model's: what noise is left is then small.
         target = MEL_SPREAD * torch.stack(mel).transpose(1, 2).contiguous()
-        return model.distances(tokens, target, CHUNKS[seed % len(CHUNKS)], generator)
+        with loop.reduced():
+            return model.distances(tokens, target, CHUNKS[seed % len(CHUNKS)], generator)
 
     def validate() -> dict[str, float]:
         parts = [distances(seed, 0, held_out) for seed in range(len(WINDOWS) * len(CHUNKS))]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -11,10 +12,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from chatterbox_engine.accel import native
+
 LOG_EVERY = 20
 """Steps of a line in the log."""
 SAVE_EVERY_S = 120.0
 WARM_STEPS = 50
+WORTH_COMPILING = 200
+"""Steps from which on half a minute of compiling pays."""
 _LAST_RATE = 0.03
 """Share of the learning rate left at the end."""
 _CLIP = 1.0
@@ -66,7 +71,7 @@ def train(
         keep(0, 0.0)
     begin = saved = time.monotonic()
     sums: dict[str, list[float]] = {}
-    bar = tqdm(range(first, steps), name, initial=first, total=steps, unit="step", disable=None)
+    bar = tqdm(range(first, steps), name, initial=first, total=steps, unit="step", disable=None, position=_line())
     model.train()
     for step in bar:
         torch.manual_seed(step)
@@ -92,6 +97,16 @@ def train(
     if validate is not None and first < steps:
         with torch.no_grad():
             _note(log, {"step": steps, "held_out": {part: round(value, 4) for part, value in validate().items()}})
+
+
+def reduced() -> torch.autocast:
+    """Products in bf16 where the CPU has tiles for them, as a context or a decorator; weights and sums stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=native.has_tiles())
+
+
+def _line() -> int:
+    """Of the terminal, for the bar of a stage that runs beside another."""
+    return int(multiprocessing.parent_process() is not None)
 
 
 def _share(step: int, steps: int) -> float:

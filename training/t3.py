@@ -22,7 +22,7 @@ from training.modules import CodeTable
 from training.speech_tokenizer import PITCHES
 from training.voice import BuiltInVoice, built_in
 
-STEPS = 3600
+STEPS = 8000
 RATE = 1.5e-3
 NEXT_RATE = 8e-4
 """The highest of a run that begins from a checkpoint."""
@@ -37,8 +37,6 @@ NORM_WEIGHT = 1e-2
 """Of the squared log-sum of the logits: they become log-probabilities, which a repetition penalty hardly touches."""
 LAST_PAUSE = 6
 """Tokens of silence at an utterance's end that are kept, a quarter of a second."""
-_WORTH_COMPILING = 200
-"""Steps from which on half a minute of compiling pays: a step takes four fifths of the time."""
 _NEAR = 1
 """Places beside the phoneme spoken that the led heads may look at too."""
 
@@ -187,9 +185,10 @@ class Trainee:
 
     def losses(self, rows: Rows) -> dict[str, Tensor]:
         """Cross entropy, the norm of the logits, and how much of the led heads' attention goes astray."""
-        hidden, led = self._run(rows.x, rows.places)
+        with loop.reduced():
+            hidden, led = self._run(rows.x, rows.places)
         said = rows.targets >= 0
-        entropy, norm = self._head.distances(hidden[said], rows.targets[said])
+        entropy, norm = self._head.distances(hidden[said].float(), rows.targets[said])
         return {"tokens": entropy.mean(), "norm": NORM_WEIGHT * norm.mean(), "lead": LEAD_WEIGHT * led}
 
     def _run(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +207,7 @@ class Trainee:
             x = layer.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
             for own, head in self.spec.aligned_heads:
                 if own == index:
-                    scores = torch.matmul(q[:, head], k[:, head].transpose(1, 2)) / q.shape[-1] ** 0.5
+                    scores = torch.matmul(q[:, head], k[:, head].transpose(1, 2)).float() / q.shape[-1] ** 0.5
                     scores = scores.masked_fill(_above(length), -torch.inf)[row, at]
                     share = scores.gather(1, near).logsumexp(-1) - scores.logsumexp(-1)
                     astray = astray - share.mean() / len(self.spec.aligned_heads)
@@ -272,7 +271,7 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = N
     codes, places = speech_tokenizer.tokens(corpus, folder)
     data = examples(corpus, codes, places)
     trainee = Trainee(built_in(corpus, codes), start=start)
-    if steps >= _WORTH_COMPILING:
+    if steps >= loop.WORTH_COMPILING:
         for layer in trainee.model.layers:
             assert isinstance(layer, LlamaLayer)
             for part in ("queries_keys_values", "finish"):
