@@ -6,16 +6,11 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
-
-from training import checkpoint, dimensions, flow, speech_tokenizer, t3, vocoder
-from training.corpus import Corpus, make
+from training import dimensions
+from training.stages import STAGES, run
 from training.texts import WORDNET
 
 UTTERANCES = 18_000
-AUDIO_HOURS = 2.5
-"""Of the corpus's audio that is kept, for the vocoder."""
-STAGES = ("corpus", "speech_tokenizer", "flow", "vocoder", "t3", "checkpoint")
 
 
 def main() -> None:
@@ -34,32 +29,17 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     dimensions.LOGS.mkdir(exist_ok=True)
     if args.stage != "all":
-        _run(args.stage, args)
+        run(args.stage, args)
         return
-    _run("corpus", args)
-    _run("speech_tokenizer", args)
+    run("corpus", args)
+    run("speech_tokenizer", args)
     half = argparse.Namespace(**{**vars(args), "threads": max(1, args.threads // 2)})
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
-        talker = beside.submit(_run, "t3", half)  # it hears the tokens alone, not what the flow makes of them
-        _run("flow", half)
-        _run("vocoder", half)
+        talker = beside.submit(run, "t3", half)  # it hears the tokens alone, not what the flow makes of them
+        run("flow", half)
+        run("vocoder", half)
         talker.result()
-    _run("checkpoint", args)
-
-
-def _run(stage: str, args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    if stage == "corpus":
-        make(args.folder, args.utterances, AUDIO_HOURS, args.wordnet, args.threads)
-        return
-    corpus = Corpus(args.folder)
-    if stage == "speech_tokenizer":
-        speech_tokenizer.run(corpus, args.folder)
-    elif stage == "checkpoint":
-        checkpoint.write(corpus, args.folder, args.to)
-    else:
-        module = {"flow": flow, "vocoder": vocoder, "t3": t3}[stage]
-        module.run(corpus, args.folder, module.STEPS if args.steps is None else args.steps, args.start)
+    run("checkpoint", args)
 
 
 if __name__ == "__main__":
