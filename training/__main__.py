@@ -2,15 +2,18 @@
 
 import argparse
 import logging
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from training import dimensions
-from training.stages import STAGES, run
+import torch
+
+from training import checkpoint, dimensions, flow, speech_tokenizer, t3, vocoder
+from training.corpus import Corpus, make
 from training.texts import WORDNET
 
 UTTERANCES = 18_000
+AUDIO_HOURS = 2.5
+"""Of the corpus's audio that is kept, for the vocoder."""
+STAGES = ("corpus", "speech_tokenizer", "flow", "vocoder", "t3", "checkpoint")
 
 
 def main() -> None:
@@ -26,20 +29,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(args.threads)
     args.folder.mkdir(parents=True, exist_ok=True)
     dimensions.LOGS.mkdir(exist_ok=True)
-    if args.stage != "all":
-        run(args.stage, args)
-        return
-    run("corpus", args)
-    run("speech_tokenizer", args)
-    half = argparse.Namespace(**{**vars(args), "threads": max(1, args.threads // 2)})
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
-        talker = beside.submit(run, "t3", half)  # it hears the tokens alone, not what the flow makes of them
-        run("flow", half)
-        run("vocoder", half)
-        talker.result()
-    run("checkpoint", args)
+    stages = STAGES if args.stage == "all" else (args.stage,)
+    for stage in stages:
+        if stage == "corpus":
+            make(args.folder, args.utterances, AUDIO_HOURS, args.wordnet, args.threads)
+            continue
+        if stage == "checkpoint":
+            checkpoint.write(Corpus(args.folder), args.folder, args.to)
+            continue
+        if stage == "speech_tokenizer":
+            speech_tokenizer.run(Corpus(args.folder), args.folder)
+            continue
+        module = {"flow": flow, "vocoder": vocoder, "t3": t3}[stage]
+        module.run(Corpus(args.folder), args.folder, module.STEPS if args.steps is None else args.steps, args.start)
 
 
 if __name__ == "__main__":

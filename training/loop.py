@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -65,13 +64,14 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
+        _forget(log, first)
     else:
         if not continued:
             log.write_text("")
         keep(0, 0.0)
     begin = saved = time.monotonic()
     sums: dict[str, list[float]] = {}
-    bar = tqdm(range(first, steps), name, initial=first, total=steps, unit="step", disable=None, position=_line())
+    bar = tqdm(range(first, steps), name, initial=first, total=steps, unit="step", disable=None)
     model.train()
     for step in bar:
         torch.manual_seed(step)
@@ -99,14 +99,17 @@ def train(
             _note(log, {"step": steps, "held_out": {part: round(value, 4) for part, value in validate().items()}})
 
 
+def _forget(log: Path, step: int) -> None:
+    """Take the last run's lines of steps after `step`, which are done again, from the log's end."""
+    lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
+    while lines and json.loads(lines[-1])["step"] > step:
+        lines.pop()
+    log.write_text("".join(lines))
+
+
 def reduced() -> torch.autocast:
     """Products in bf16 where the CPU has tiles for them, as a context or a decorator; weights and sums stay float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=native.has_tiles())
-
-
-def _line() -> int:
-    """Of the terminal, for the bar of a stage that runs beside another."""
-    return int(multiprocessing.parent_process() is not None)
 
 
 def _share(step: int, steps: int) -> float:

@@ -22,7 +22,7 @@ from training.modules import CodeTable
 from training.speech_tokenizer import PITCHES
 from training.voice import BuiltInVoice, built_in
 
-STEPS = 8000
+STEPS = 6000
 RATE = 1.5e-3
 NEXT_RATE = 8e-4
 """The highest of a run that begins from a checkpoint."""

@@ -18,8 +18,8 @@ from training.modules import begin
 
 SEGMENT_FRAMES = 40
 BATCH = 16
-STEPS = 6000
-MADE_FROM = 3600
+STEPS = 5000
+MADE_FROM = 3000
 """The step from which on half of the windows have the flow's mels of the true tokens, instead of the teacher's."""
 RATE = 1.5e-3
 RESOLUTIONS = ((256, 60), (512, 120), (1024, 240), (2048, 480))
