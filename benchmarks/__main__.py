@@ -9,7 +9,7 @@ from types import ModuleType
 
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 
-_NAMES = ("t3", "s3gen", "e2e", "ab", "scheduler", "streaming", "bandwidth", "syncs", "quality", "render")
+_NAMES = ("t3", "s3gen", "e2e", "ab", "scheduler", "deadlines", "streaming", "bandwidth", "syncs", "quality", "render")
 
 warnings.filterwarnings(
     "ignore", message="pkg_resources"

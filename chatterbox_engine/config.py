@@ -71,6 +71,12 @@ class S3GenSwitches(_Switches):
     """Streams in one call of the flow or of HiFT."""
     chunk_schedule: tuple[PositiveInt, ...] = Field((25, 25, 50, 100), min_length=1)
     """Tokens of the 1st, 2nd, ... chunk; the last entry repeats."""
+    hurry_s: float | None = Field(0.5, gt=0)
+    """A listener this close to running dry gets the tokens that are here, in parts of the schedule's first size. None:
+    chunks end where the schedule says, whenever their tokens come."""
+    admission: Literal["auto", "places"] = "auto"
+    """auto: refuse a listener who would make those who listen run dry, by what has been seen of the speed. places: let
+    in max_streams."""
     context_window: int | None = Field(None, ge=0)
     """Earlier tokens that the flow sees again with each chunk. None: all of them."""
     flow_attention: Literal["auto", "full", "chunked"] = "auto"
@@ -140,7 +146,13 @@ PROFILES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "reference": {
         "t3": {"precision": "fp32", "exact": True, "cuda_graphs": False, "voice_prefix": "embeddings"},
-        "s3gen": {"precision": "fp32", "hift_precision": "fp32", "f0_precision": "fp32", "flow_attention": "full"},
+        "s3gen": {
+            "precision": "fp32",
+            "hift_precision": "fp32",
+            "f0_precision": "fp32",
+            "flow_attention": "full",
+            "hurry_s": None,
+        },
     },
     "latency": {"t3": {"quantization": "int8"}, "s3gen": {"chunk_schedule": (10, 20, 40, 80)}, "warmup": "full"},
     "throughput": {

@@ -35,6 +35,8 @@ def overview() -> Dashboard:
         "Listeners",
         _panel("Time to first audio", *(quantile(q, "first_audio_seconds") for q in (0.5, 0.95, 0.99))),
         _panel("Requests by outcome", rate("requests")),
+        _panel("Stalls", rate("s3gen_stalls")),
+        _panel("Silence within utterances", rate("s3gen_stalled_seconds"), note="Of 1 s for each listener."),
         _panel("Streams live", total("streams_live")),
     )
     _row(

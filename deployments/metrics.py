@@ -45,6 +45,8 @@ SPECIFICATION = (
     Metric("t3_queue_depth", "gauge", "short", "Requests that wait for a place in T3."),
     *_stage("s3gen", "S3Gen"),
     Metric("s3gen_watermark_seconds", "counter", "s", "Seconds of S3Gen's busy time that the watermark took."),
+    Metric("s3gen_stalls", "counter", "short", "Times that a listener's playback ran dry."),
+    Metric("s3gen_stalled_seconds", "counter", "s", "Seconds of silence that listeners heard within utterances."),
     Metric("t3_reopened", "counter", "short", "Streams that went on after their T3 replica broke off."),
     Metric("streams_live", "gauge", "short", "Requests in flight at the ingress."),
     Metric("requests", "counter", "short", "Speech requests by how they ended.", ("outcome",)),
@@ -101,6 +103,8 @@ class StageMetrics:
         self._batch = _gauge(f"{stage}_batch_size")
         self._queue = _gauge("t3_queue_depth") if stage == "t3" else None
         self._watermark = _Growth("s3gen_watermark_seconds") if stage == "s3gen" else None
+        self._stalls = _Growth("s3gen_stalls") if stage == "s3gen" else None
+        self._stalled = _Growth("s3gen_stalled_seconds") if stage == "s3gen" else None
         self._reopened = _counter("t3_reopened") if stage == "s3gen" else None
         self._vram = {
             "vram_allocated_bytes": torch.cuda.memory_allocated,
@@ -120,6 +124,9 @@ class StageMetrics:
         if self._watermark is not None:
             self._audio.report(getattr(engine, "samples", 0) / SAMPLE_RATE)
             self._watermark.report(getattr(engine, "watermark_seconds", 0.0))
+        if self._stalls is not None and self._stalled is not None:
+            self._stalls.report(getattr(engine, "stalls", 0))
+            self._stalled.report(getattr(engine, "stalled_seconds", 0.0))
         for name, gauge in self._vram_gauges.items():
             gauge.set(self._vram[name](), tags={"stage": self._stage})
 

@@ -100,9 +100,9 @@ def train(
 
 
 def _forget(log: Path, step: int) -> None:
-    """Take the last run's lines of steps after `step`, which are done again, from the log's end."""
+    """Take the lines of steps after `step`, which are done again, from the log's end; not those of a run that ended."""
     lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
-    while lines and json.loads(lines[-1])["step"] > step:
+    while lines and (last := json.loads(lines[-1]))["step"] > step and "held_out" not in last:
         lines.pop()
     log.write_text("".join(lines))
 

@@ -9,11 +9,13 @@ import torch
 from chatterbox_engine.accel.memory import give_back
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.errors import InvalidRequest, Overloaded
+from chatterbox_engine.s3gen.capacity import Capacity
 from chatterbox_engine.s3gen.hift_stream import advance
 from chatterbox_engine.s3gen.mels import ChunkedMels, Mels, WindowMels
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.scheduler import Work, batch, ready
 from chatterbox_engine.s3gen.stream import SpeechStream
+from chatterbox_engine.trend import Trend
 from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.worker import Worker
@@ -43,11 +45,17 @@ class S3GenEngine(Worker):
         self.lookahead = model.spec.encoder.lookahead
         chunked = switches.flow_attention == "chunked" or (switches.flow_attention == "auto" and model.spec.chunked)
         self._mels: Mels = (ChunkedMels if chunked else WindowMels)(model, switches.cfm_steps)
+        self._call_seconds = Trend()
+        """Of a call, by its tokens."""
+        self._capacity = Capacity(switches.queue_chunks) if switches.admission == "auto" else None
         self.samples = 0
         """Samples of audio made since the start."""
         self.batch = 0
         """Streams of the last call."""
         self.watermark_seconds = 0.0
+        self.stalls = 0
+        """Times that a listener ran dry, and seconds of it."""
+        self.stalled_seconds = 0.0
 
     @property
     def running(self) -> int:
@@ -75,7 +83,9 @@ class S3GenEngine(Worker):
             voice = voice.of(round(switches.prompt_seconds * TOKEN_RATE))
         with self._lock:
             self.check_alive()
-            if len(self._streams) >= switches.max_streams:
+            full = len(self._streams) >= switches.max_streams
+            dry = paced and self._capacity and not self._capacity.admits(time.monotonic(), self._streams)
+            if full or dry:
                 raise Overloaded
             stream = SpeechStream(
                 voice,
@@ -88,6 +98,7 @@ class S3GenEngine(Worker):
                 spec.opening_tokens,
                 spec.closing_tokens,
                 speed,
+                switches.hurry_s if paced else None,
             )
             self._streams.append(stream)
         return stream
@@ -104,7 +115,8 @@ class S3GenEngine(Worker):
         work = ready(streams, time.monotonic(), self._mels.length, self._switches.queue_chunks)
         if not work:
             return bool(over)
-        work = batch(work, self._switches.max_batch, self._mels.fits)
+        begin = time.monotonic()
+        work, spare_s = batch(work, begin, self._switches.max_batch, self._mels.fits, self._call_seconds)
         if not work[0].chunk.piece.tokens:  # T3 had nothing to say
             self._emit(work[0], np.zeros(0, np.float32))
             return True
@@ -118,6 +130,10 @@ class S3GenEngine(Worker):
         )
         for item, sound in zip(work, sounds, strict=True):
             self._emit(item, sound.cpu().numpy())
+        now = time.monotonic()
+        self._call_seconds.see(len(work) * max(item.tokens for item in work), now - begin)
+        if self._capacity is not None:
+            self._capacity.observe(now, streams, sum(map(len, sounds)), spare_s)
         return True
 
     def has_work(self) -> bool:
@@ -151,5 +167,9 @@ class S3GenEngine(Worker):
             sound = np.concatenate((sound, np.zeros(round(piece.pause_s * SAMPLE_RATE), np.float32)))
         self.samples += len(sound)
         begin = time.monotonic()
+        before = stream.stalls, stream.stalled_s
         stream.emit(sound, final=False)
+        if stream.paced:
+            self.stalls += stream.stalls - before[0]
+            self.stalled_seconds += stream.stalled_s - before[1]
         self.watermark_seconds += time.monotonic() - begin

@@ -17,7 +17,7 @@ _VOICES = 4
 
 
 _MOST_PADDING = 0.125
-_CALL = 20
+CALL_TOKENS = 20
 """A call costs about as much as so many tokens more in it, measured with the bundled model on a CPU."""
 
 
@@ -50,7 +50,7 @@ class WindowMels:
         return stream.voice.prompt.shape[1] + chunk.end + tail - chunk.start
 
     def fits(self, item: Work, first: Work) -> bool:
-        return item.chunk.final == first.chunk.final and _alike(item, first, 0)
+        return item.chunk.final == first.chunk.final and alike(item, first, 0)
 
     def __call__(self, work: list[Work]) -> list[Tensor]:
         model, device = self._model, self._model.device
@@ -103,7 +103,7 @@ class ChunkedMels:
         return before + chunk.end - chunk.piece.done + (0 if chunk.final else self._lookahead)
 
     def fits(self, item: Work, first: Work) -> bool:
-        return _alike(item, first, _CALL)
+        return alike(item, first, CALL_TOKENS)
 
     def __call__(self, work: list[Work]) -> list[Tensor]:
         model, device = self._model, self._model.device
@@ -153,7 +153,7 @@ class ChunkedMels:
         return flow_noise(seed, prompt, start, frames, self._model.spec.mel_bins)[0, :, min(prompt, past.frames) :].T
 
 
-def _alike(item: Work, first: Work, slack: int) -> bool:
+def alike(item: Work, first: Work, slack: int) -> bool:
     """Of voices with prompts of one length, and of no more padding than `slack` tokens or a share of the longer one."""
     padding = abs(item.tokens - first.tokens)
     return item.prompt == first.prompt and padding <= max(slack, _MOST_PADDING * max(item.tokens, first.tokens))

@@ -1,9 +1,13 @@
-"""Which streams' chunks go into the next call of S3Gen: earliest deadline first. Holds no tensors."""
+"""Which streams' chunks go into the next call of S3Gen: by when listeners run dry. Holds no tensors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from chatterbox_engine.s3gen.stream import Chunk, SpeechStream
+
+_LOOKED_AT = 256
+"""Of the streams with work, those that run dry soonest: what the others could add to a call is not worth the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,10 @@ class Work:
     """What it puts into the flow's call."""
     prompt: int
     """Tokens of the voice's prompt."""
+
+
+MARGIN_S = 0.4
+"""Kept before a listener runs dry: first chunks may come meanwhile, and go before."""
 
 
 def ready(
@@ -35,14 +43,55 @@ def ready(
     return work
 
 
-def batch(work: Sequence[Work], max_batch: int, fits: Callable[[Work, Work], bool]) -> list[Work]:
-    """The call to make now: whoever runs dry first, and those of the others that fit beside, soonest first.
+def batch(
+    work: Sequence[Work],
+    now: float,
+    max_batch: int,
+    fits: Callable[[Work, Work], bool],
+    seconds: Callable[[int], float],
+) -> tuple[list[Work], float]:
+    """The call to make now, and the seconds by which all calls could have been put off before a listener runs dry.
 
-    `fits` tells whether one may go into the call that another leads. A chunk without a token makes no sound, and goes
-    by itself.
+    First chunks come first, then whoever runs dry soonest, with those of the others that fit beside, soonest first.
+    But a call that makes more speech in its time goes before, as long as every listener, in the order in which they run
+    dry, would still be served in time after it. A chunk without a token makes no sound, and goes by itself.
+
+    Args:
+        work: at least one.
+        fits: whether one may go into the call that another leads.
+        seconds: what a call of so many tokens, padding included, is expected to take.
     """
-    ordered = sorted(work, key=lambda item: item.stream.due)
-    first = ordered[0]
-    if not first.chunk.piece.tokens:
-        return [first]
-    return [item for item in ordered if item.chunk.piece.tokens and fits(item, first)][:max_batch]
+    ordered = sorted(work, key=lambda item: item.stream.due)[:_LOOKED_AT]
+    if not ordered[0].chunk.piece.tokens:
+        return ordered[:1], float("inf")
+    groups = _grouped([item for item in ordered if item.chunk.piece.tokens], max_batch, fits)
+    taken = [seconds(len(group) * max(item.tokens for item in group)) for group in groups]
+    ends = list(accumulate(taken, initial=now))[1:]
+    spare = [_due(group) - end for group, end in zip(groups, ends, strict=True)]
+    before = [0.0, *accumulate(spare, min)]  # of the calls before each
+    speed = [_new_tokens(group) / max(time, 1e-9) for group, time in zip(groups, taken, strict=True)]
+    begun = groups[0][0].stream.playing  # a first chunk is not put off
+    eligible = [i for i in range(1, len(groups)) if begun and taken[i] + MARGIN_S <= before[i]]
+    return groups[max((0, *eligible), key=lambda index: speed[index])], min(spare)
+
+
+def _grouped(ordered: Sequence[Work], max_batch: int, fits: Callable[[Work, Work], bool]) -> list[list[Work]]:
+    """Calls that take all of the work, each led by whoever of it runs dry first."""
+    groups: list[list[Work]] = []
+    for item in ordered:
+        room = (group for group in groups if len(group) < max_batch and fits(item, group[0]))
+        group = next(room, None)
+        if group is None:
+            groups.append([item])
+        else:
+            group.append(item)
+    return groups
+
+
+def _due(group: Sequence[Work]) -> float:
+    """When the first of its listeners runs dry; never, where none has begun to listen."""
+    return min((item.stream.due for item in group if item.stream.playing), default=float("inf"))
+
+
+def _new_tokens(group: Sequence[Work]) -> int:
+    return sum(item.chunk.end - item.chunk.piece.done for item in group)

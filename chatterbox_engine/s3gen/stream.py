@@ -14,6 +14,8 @@ from chatterbox_engine.s3gen.hift_stream import HiFTStream
 from chatterbox_engine.types import SAMPLE_RATE, S3GenVoice
 from chatterbox_engine.watermark import WatermarkStream
 
+_DAY_S = 86_400.0
+
 
 @dataclass(slots=True)
 class Piece:
@@ -63,13 +65,19 @@ class SpeechStream:
         opening_tokens: tuple[int, ...] = (),
         closing_tokens: tuple[int, ...] = (),
         speed: float = 1.0,
+        hurry_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.voice = voice
         self.audio: Mailbox[np.ndarray] = Mailbox(wake)
         self.watermark = watermark
-        self.opened = time.monotonic()
+        self._clock = clock
+        self.opened = clock()
         self.samples = 0
         """Samples handed to the listener so far."""
+        self.stalls = 0
+        """Times that its listener ran dry before the end."""
+        self.stalled_s = 0.0
         self._lookahead = lookahead
         self._schedule = schedule
         self.context_window = context_window
@@ -78,6 +86,7 @@ class SpeechStream:
         self._opening_tokens = opening_tokens
         self._closing_tokens = closing_tokens
         self._speed = speed
+        self._hurry_s = hurry_s
         self._lock = threading.Lock()
         self._pieces: deque[Piece] = deque()
         self._finished = False
@@ -92,9 +101,12 @@ class SpeechStream:
         """
         with self._lock:
             self._pieces.append(Piece(seed, pause_s, HiFTStream(seed)))
-            rest = self._schedule[min(self._handed, len(self._schedule) - 1) :]
-            first = max(1, rest[0] + self._lookahead - len(self._opening_tokens))
-            return (first, *rest[1:], self._schedule[-1])
+            if self._hurry_s is None:
+                sizes = self._schedule[min(self._handed, len(self._schedule) - 1) :]
+            else:  # any of them may be wanted early
+                sizes = self._schedule[:1]
+            first = max(1, sizes[0] + self._lookahead - len(self._opening_tokens))
+            return (first, *sizes[1:], sizes[-1])
 
     def feed(self, tokens: Iterable[int], *, final: bool) -> None:
         """Tokens of the piece begun last; `final` ends it. The model's own stand before and after what was spoken."""
@@ -118,10 +130,24 @@ class SpeechStream:
 
     @property
     def due(self) -> float:
-        """When the listener runs dry, on the monotonic clock; before the first sound, when the stream was opened."""
+        """When the listener runs dry, on the monotonic clock; before the first sound, when the stream was opened.
+
+        Where nobody listens, a day later than if somebody did: after all who do, and those behind first.
+        """
+        later = 0.0 if self.paced else _DAY_S
         if self._playing_since is None:
-            return self.opened
-        return self._playing_since + self.samples / SAMPLE_RATE / self._speed
+            return self.opened + later
+        return self._playing_since + self.samples / SAMPLE_RATE / self._speed + later
+
+    @property
+    def paced(self) -> bool:
+        """Somebody plays it as it comes."""
+        return self._max_lead_s is not None
+
+    @property
+    def playing(self) -> bool:
+        """Its first audio has come."""
+        return self._playing_since is not None
 
     def ahead(self, now: float) -> bool:
         """Far enough ahead of the listener's playback to wait."""
@@ -134,9 +160,8 @@ class SpeechStream:
                 return None
             piece = self._pieces[0]
             available, complete = len(piece.tokens), piece.complete
-        size = self._size(self._chunks)
+        size = self._size(self._chunks, available - piece.done - self._lookahead)
         start = 0 if self.context_window is None else max(0, piece.done - self.context_window)
-        # Where a chunk ends depends on the tokens alone, never on when they came.
         if available - piece.done >= size + self._lookahead:
             return Chunk(piece, start, piece.done + size, final=False)
         return Chunk(piece, start, available, final=True) if complete else None
@@ -158,10 +183,25 @@ class SpeechStream:
         """Hand audio (n,) to the listener, through the watermark where there is one."""
         if self.watermark is not None:
             samples = self.watermark.push(samples, final=final)
-        if len(samples) and self._playing_since is None:
-            self._playing_since = time.monotonic()
+        if len(samples):
+            self._play(self._clock())
         self.samples += len(samples)
         self.audio.put([samples] if len(samples) else [], final=final)
 
-    def _size(self, chunk: int) -> int:
-        return self._schedule[min(chunk, len(self._schedule) - 1)]
+    def _play(self, now: float) -> None:
+        """Audio has come: the listener begins, or goes on after silence, which puts off all that follows."""
+        if self._playing_since is None:
+            self._playing_since = now
+        elif now > self.due:
+            self.stalls += 1
+            self.stalled_s += now - self.due
+            self._playing_since += now - self.due
+
+    def _size(self, chunk: int, here: int) -> int:
+        """Tokens of a chunk, of which `here` are here: by the schedule, never by when they came.
+
+        But a listener who is about to run dry gets those that are here, in parts of the schedule's first size.
+        """
+        size, part = self._schedule[min(chunk, len(self._schedule) - 1)], self._schedule[0]
+        hurried = self._hurry_s is not None and self.playing and self.due - self._clock() < self._hurry_s
+        return min(size, max(part, here // part * part)) if hurried else size

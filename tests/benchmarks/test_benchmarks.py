@@ -114,6 +114,15 @@ def test_scheduler(bench: Bench) -> None:
     assert row["median_s"] <= row["p99_s"] <= row["max_s"]
 
 
+def test_deadlines(bench: Bench) -> None:
+    rows = bench("deadlines", "--streams", "30")["rows"]
+    assert len(rows) == 4 * 5
+    for row in rows:
+        assert 0 < row["admitted"] <= 30
+        assert row["stalled"] <= row["admitted"]
+        assert row["first_p50_s"] <= row["first_p99_s"]
+
+
 def test_streaming(bench: Bench) -> None:
     told = bench("streaming", "--model", "dummy:tiny", "--device", "cpu", "--repeats", "1", "--seconds", "2.5")
     distances = {row["variant"]: row["distance"]["median"] for row in told["rows"]}

@@ -83,7 +83,7 @@ def spoken(stream: SpeechStream) -> np.ndarray:
     chunks: list[np.ndarray] = []
     final = False
     while not final:
-        read, final = stream.audio.read(timeout=60)
+        read, final = stream.audio.read(timeout=20)
         chunks += read
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
@@ -266,6 +266,46 @@ def test_a_paced_stream_waits_for_its_listener(model: S3GenModel) -> None:
         audio = spoken(stream)
         lead = len(audio) / 24_000 - (time.monotonic() - begin)
         assert lead <= 1.0 + 1.0  # one second ahead, and at most the last chunk and what HiFT held back
+    finally:
+        engine.stop()
+
+
+def test_a_listener_who_runs_dry_is_counted_and_keeps_others_out(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(chunk_schedule=(25,)), None)
+    engine.start()
+    try:
+        stream = engine.open(voice())
+        stream.begin_piece(3, 0.0)
+        stream.feed(tokens(28), final=False)
+        stream.audio.read(timeout=20)
+        while stream.due > time.monotonic():
+            time.sleep(0.01)
+        with pytest.raises(Overloaded):
+            engine.open(voice())
+        engine.open(voice(), paced=False).audio.close()  # nobody listens to it as it comes
+        stream.feed(tokens(12), final=True)
+        stream.finish()
+        spoken(stream)
+        assert engine.stalls == stream.stalls >= 1
+        assert engine.stalled_seconds == stream.stalled_s > 0
+        engine.open(voice()).audio.close()
+    finally:
+        engine.stop()
+
+
+def test_all_places_may_be_given_whoever_runs_dry(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(chunk_schedule=(25,), admission="places", max_streams=2), None)
+    engine.start()
+    try:
+        stream = engine.open(voice())
+        stream.begin_piece(3, 0.0)
+        stream.feed(tokens(28), final=False)
+        stream.audio.read(timeout=20)
+        while stream.due > time.monotonic():
+            time.sleep(0.01)
+        engine.open(voice())
+        with pytest.raises(Overloaded):
+            engine.open(voice())
     finally:
         engine.stop()
 

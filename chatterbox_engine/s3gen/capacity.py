@@ -1,0 +1,60 @@
+"""How many listeners can be kept supplied at once, learned from how fast audio comes. Holds no tensors."""
+
+import math
+from collections.abc import Sequence
+
+from chatterbox_engine.s3gen.scheduler import MARGIN_S
+from chatterbox_engine.s3gen.stream import SpeechStream
+from chatterbox_engine.trend import Trend
+from chatterbox_engine.types import SAMPLE_RATE
+
+_SPAN_S = 1.0
+"""Of a measurement, at least."""
+_MOST = 0.9
+"""Seconds for a second of audio of each stream beyond which nobody is let in: above 1 all of them run dry."""
+
+
+class Capacity:
+    """Watches all streams at once, so that it does not matter which stage, or what else on the machine, limits them.
+
+    A stream takes p seconds for a second of its audio while n of them are being made, and p grows with n along a line,
+    which is learned. Nothing is known of n before a load like it: until then listeners who are about to run dry keep
+    others out. Where one stream alone does not keep up, nobody is kept out: waiting would not make it better.
+    """
+
+    def __init__(self, queue_chunks: int) -> None:
+        """`queue_chunks`: a stream of which so many are unread waits for its listener."""
+        self._queue_chunks = queue_chunks
+        self._pace = Trend()
+        self._since: float | None = None
+        self._making = 0
+        self._span = self._area = 0.0
+        self._samples = 0
+        self._spare_s = math.inf
+
+    def observe(self, now: float, streams: Sequence[SpeechStream], samples: int, spare_s: float) -> None:
+        """`samples`: made since the last call, for all streams together; `spare_s`: what `scheduler.batch` says."""
+        self._spare_s = spare_s
+        if self._since is not None and self._making:
+            self._span += now - self._since
+            self._area += (now - self._since) * self._making
+        self._since = now
+        self._making = sum(self._made(stream, now) for stream in streams)
+        self._samples += samples
+        if self._span >= _SPAN_S and self._samples:
+            self._pace.see(self._area / self._span, self._area * SAMPLE_RATE / self._samples)
+            self._span = self._area = 0.0
+            self._samples = 0
+
+    def admits(self, now: float, streams: Sequence[SpeechStream]) -> bool:
+        """Whether a newcomer beside `streams` would leave everyone supplied."""
+        making = [stream for stream in streams if self._made(stream, now)]
+        if not making or self._pace(1) > _MOST:
+            return True
+        dry = any(stream.paced and stream.playing and stream.due < now for stream in making)
+        return not dry and self._spare_s >= MARGIN_S and self._pace(len(making) + 1) <= _MOST
+
+    def _made(self, stream: SpeechStream, now: float) -> bool:
+        """Audio of it is being made, or waited for; neither is its listener far behind, nor has it all been made."""
+        behind = stream.audio.full(self._queue_chunks) or stream.ahead(now)
+        return not stream.audio.closed and not behind and not stream.over()
