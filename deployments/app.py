@@ -27,9 +27,11 @@ def build(settings: ServiceSettings) -> Application:
     cores = int(resources.get("CPU", torch.get_num_threads()))
     where = place(settings, cores, int(resources.get("GPU", torch.cuda.device_count())))
     voices = _sized(Voices, 1, where.voices).bind(settings, where.runtime)
-    t3 = _sized(T3, settings.t3_replicas, where.stage).bind(settings, where.runtime, voices)
+    t3 = None
+    if settings.layout == "split":
+        t3 = _sized(T3, settings.t3_replicas, where.stage).bind(settings, where.runtime, voices)
     s3gen = _sized(S3Gen, settings.s3gen_replicas, where.stage).bind(settings, where.runtime, voices, t3)
-    return _sized(Ingress, 1, {"num_cpus": 0}).bind(settings, voices, t3, s3gen)
+    return _sized(Ingress, 1, {"num_cpus": 0}).bind(settings, voices, s3gen, t3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,15 @@ def _sized(deployment: Any, replicas: int, resources: dict[str, float]) -> Deplo
 
 
 def place(settings: ServiceSettings, cores: int, gpus: int) -> Place:
-    replicas = settings.t3_replicas + settings.s3gen_replicas
+    """Where replicas run, on so many cores and GPUs."""
+    engines = 2 * settings.s3gen_replicas
+    replicas = settings.s3gen_replicas
+    if settings.layout == "split":
+        engines = replicas = settings.t3_replicas + settings.s3gen_replicas
     if settings.device == "cpu" or (settings.device == "auto" and gpus == 0):
         why = "device cpu as configured" if settings.device == "cpu" else "device auto: the cluster has no GPU"
         share = max(0.1, round((cores - 0.2) / replicas, 2))
-        return Place({"num_cpus": share}, {"num_cpus": 0.1}, Runtime("cpu", max(1, cores // replicas), why))
+        return Place({"num_cpus": share}, {"num_cpus": 0.1}, Runtime("cpu", max(1, cores // engines), why))
     why = f"device {settings.device}: the cluster has {gpus} GPUs"
     fraction = round(1 / math.ceil(replicas / max(1, gpus)), 4)
     runtime = Runtime("cuda", 2, why, memory_fraction=fraction)

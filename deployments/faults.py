@@ -83,6 +83,10 @@ class Stream:
         """End the call there, too. Safe after its end."""
         self._items.cancel()
 
+    async def aclose(self) -> None:
+        """`cancel`, by the name that generators have for it."""
+        self.cancel()
+
 
 def unwrap(error: BaseException) -> BaseException:
     """The error as it was raised, without the wrappers that Ray put around it on each hop."""

@@ -5,7 +5,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile, WebSocket
@@ -64,16 +65,19 @@ class Ingress:
     """The service's front. Admission for both stages happens here, once."""
 
     def __init__(
-        self, settings: ServiceSettings, voices: DeploymentHandle, t3: DeploymentHandle, s3gen: DeploymentHandle
+        self, settings: ServiceSettings, voices: DeploymentHandle, s3gen: DeploymentHandle, t3: DeploymentHandle | None
     ) -> None:
+        """`t3`: None where S3Gen's replicas have it."""
         self._settings = settings
         self._voices = voices
-        self._t3 = t3
         self._s3gen = s3gen
+        self._handles = [handle for handle in (t3, s3gen) if handle is not None]
         self._metrics = IngressMetrics()
         places = settings.engine_config().s3gen.max_streams * settings.s3gen_replicas
         self._gate = Gate(places, self._metrics)
         self._identities: dict[str, Identity] = {}
+        self._known: list[DeploymentHandle] = []
+        """Those that have said what they run."""
 
     @api.post("/v1/audio/speech", response_class=Response, responses={200: {"content": CONTENT}})
     async def speech(self, body: SpeechBody, request: Request) -> Response:
@@ -174,21 +178,21 @@ class Ingress:
         try:
             async with asyncio.timeout(_HEALTH_S):
                 await self._identify()
-                live = await asyncio.gather(ask(self._t3, "live"), ask(self._s3gen, "live"))
+                told = await asyncio.gather(*(ask(handle, "live") for handle in self._handles))
         except TimeoutError:
             return JSONResponse({"status": "starting", "stages": self._stages()}, 503, {"retry-after": "2"})
         except Exception as error:
             return answer(error)
         return JSONResponse(
-            {"status": "ok", "live": {"ingress": self._gate.live, "t3": live[0], "s3gen": live[1]},
-             "stages": self._stages()}
-        )  # fmt: skip
+            {"status": "ok", "live": reduce(or_, told, {"ingress": self._gate.live}), "stages": self._stages()}
+        )
 
     async def _identify(self) -> dict[str, Identity]:
         """What each stage runs, once it is ready."""
-        for stage, handle in (("t3", self._t3), ("s3gen", self._s3gen)):
-            if stage not in self._identities:
-                self._identities[stage] = await ask(handle, "identity")
+        for handle in self._handles:
+            if handle not in self._known:
+                self._identities |= await ask(handle, "identities")
+                self._known.append(handle)
         return self._identities
 
     def _stages(self) -> dict[str, Any]:

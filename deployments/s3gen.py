@@ -1,10 +1,11 @@
-"""The S3Gen deployment: owns an utterance from its text to its audio, and pulls tokens from T3."""
+"""The S3Gen deployment: owns an utterance from its text to its audio, and pulls tokens from T3, wherever that is."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from ray import serve
@@ -17,11 +18,12 @@ from chatterbox_engine.errors import EngineDead
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.text import split
-from chatterbox_engine.types import AudioChunk, SpeechRequest
+from chatterbox_engine.types import AudioChunk, SpeechRequest, TokenChunk
 from deployments.faults import Stream, streams
 from deployments.identity import Identity, Runtime
 from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
+from deployments.talker import Talker
 from deployments.voice_cache import VoiceCache
 
 logger = logging.getLogger(__name__)
@@ -37,12 +39,14 @@ class S3Gen:
     """Utterances to audio. The replica that serves a stream owns that stream's whole state."""
 
     def __init__(
-        self, settings: ServiceSettings, runtime: Runtime, voices: DeploymentHandle, t3: DeploymentHandle
+        self, settings: ServiceSettings, runtime: Runtime, voices: DeploymentHandle, t3: DeploymentHandle | None
     ) -> None:
+        """`t3`: None where this replica has a T3 of its own."""
         checkpoint, device = runtime.enter("s3gen", settings)
         self._stage = S3GenStage(checkpoint, settings.engine_config(), device)
         self._voices = VoiceCache(checkpoint, voices)
-        self._t3 = t3
+        self._talker = None if t3 else Talker(settings, runtime, checkpoint, device, self._voices)
+        self._tokens = partial(Stream, t3, "speak") if t3 else self._own_tokens
         self._piece_characters = checkpoint.spec.piece_characters
         self._identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if self._voices.builtin is not None:
@@ -92,7 +96,7 @@ class S3Gen:
         spoken: list[int] = []
         lives = _LIVES
         while True:
-            tokens = Stream(self._t3, "speak", request, sizes, tuple(spoken))
+            tokens = self._tokens(request, sizes, tuple(spoken))
             try:
                 async for chunk in tokens:
                     stream.feed(chunk.tokens, final=chunk.final)
@@ -109,15 +113,25 @@ class S3Gen:
                 self._metrics.reopened()
                 await asyncio.sleep(_AGAIN_S)
             finally:
-                tokens.cancel()
+                await tokens.aclose()
 
-    async def identity(self) -> Identity:
-        """Answers once the replica is ready."""
-        return self._identity
+    def _own_tokens(
+        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...]
+    ) -> AsyncGenerator[TokenChunk, None]:
+        assert self._talker is not None
+        return self._talker.speak(request, sizes, spoken)
 
-    async def live(self) -> dict[str, int]:
+    async def identities(self) -> dict[str, Identity]:
+        """Of the stages that are here. Answers once the replica is ready."""
+        own = {"s3gen": self._identity}
+        return own if self._talker is None else {**own, "t3": self._talker.identity}
+
+    async def live(self) -> dict[str, dict[str, int]]:
         """Utterances at work, and tasks of the event loop."""
-        return {"running": self._stage.engine.running, "tasks": len(asyncio.all_tasks())}
+        own = {"s3gen": {"running": self._stage.engine.running, "tasks": len(asyncio.all_tasks())}}
+        return own if self._talker is None else {**own, "t3": {**self._talker.live(), "tasks": 0}}
 
     def check_health(self) -> None:
         self._stage.engine.check_alive()
+        if self._talker is not None:
+            self._talker.check_health()

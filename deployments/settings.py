@@ -1,7 +1,7 @@
 """What an operator sets in serve_config.yaml. Unknown keys are refused."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,8 @@ class ServiceSettings(BaseModel):
     profile: str = "balanced"
     switches: dict[str, Any] = Field(default_factory=dict)
     """Switches of EngineConfig that differ from the profile's, such as {t3: {max_streams: 16}}."""
+    layout: Literal["split", "colocated"] = "split"
+    """split: T3 and S3Gen in replicas of their own. colocated: both in each of `s3gen_replicas`."""
     t3_replicas: int = Field(1, ge=1)
     s3gen_replicas: int = Field(1, ge=1)
     voices_folder: Path = Field(default_factory=lambda: user_data_path("chatterbox-serve") / "voices")

@@ -74,7 +74,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     settings = ServiceSettings(
-        model="dummy:tiny", device="cpu", voices_folder=folder, switches={"s3gen": {"max_streams": PLACES}}
+        model="dummy:tiny",
+        device="cpu",
+        voices_folder=folder,
+        # By places and schedule alone, so that what tests see does not hang on how busy the machine is.
+        switches={"s3gen": {"max_streams": PLACES, "admission": "places", "hurry_s": None}},
     )
     serve.run(build(settings), name="chatterbox", route_prefix="/", logging_config={"log_level": "WARNING"})
     yield Service(f"http://127.0.0.1:{port}", folder)

@@ -57,5 +57,15 @@ def test_on_gpus_replicas_get_whole_devices_or_fractions_that_fit(
     assert where.runtime.memory_fraction == fraction
 
 
+@pytest.mark.parametrize("cores", [2, 4, 16])
+def test_stages_that_share_a_replica_share_its_cores(cores: int) -> None:
+    where = place(ServiceSettings(layout="colocated"), cores, gpus=0)
+    assert where.stage["num_cpus"] + where.voices["num_cpus"] <= cores
+    assert 2 * where.runtime.threads <= cores
+    where = place(ServiceSettings(layout="colocated", s3gen_replicas=2), cores, gpus=0)
+    assert 4 * where.runtime.threads <= max(4, cores)
+    assert place(ServiceSettings(layout="colocated", t3_replicas=3), 8, gpus=1).stage["num_gpus"] == 1.0
+
+
 def test_a_cpu_asked_for_is_a_cpu_given() -> None:
     assert place(ServiceSettings(device="cpu"), 8, gpus=2).runtime.device == "cpu"

@@ -1,0 +1,62 @@
+"""T3 in a replica's process, whether it is T3's own or one that both stages share."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from itertools import chain, repeat
+
+import torch
+
+from chatterbox_engine.checkpoint import Checkpoint
+from chatterbox_engine.stages import T3Stage
+from chatterbox_engine.types import SpeechRequest, TokenChunk
+from deployments.identity import Identity, Runtime
+from deployments.metrics import StageMetrics
+from deployments.settings import ServiceSettings
+from deployments.voice_cache import VoiceCache
+
+
+class Talker:
+    """Text to speech tokens. Made within a running event loop."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        runtime: Runtime,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        voices: VoiceCache,
+    ) -> None:
+        """Returns once it is warm."""
+        self._stage = T3Stage(checkpoint, settings.engine_config(), device)
+        self._voices = voices
+        self.identity: Identity = runtime.identity(checkpoint, device, self._stage.dtype)
+        if voices.builtin is not None:
+            self._stage.warm_up(voices.builtin)
+        self._reporting = asyncio.ensure_future(StageMetrics("t3").run(self._stage.engine))
+
+    async def speak(
+        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...] = ()
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """Speak one piece of text, or go on after what was spoken of it elsewhere; tokens come in the sizes that S3Gen
+        wants, the last one repeating.
+
+        Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead.
+        """
+        voice = await self._voices.get(request.voice)
+        stream = self._stage.speak(request.text, voice, request.sampling, request.language, spoken)
+        try:
+            for size in chain(sizes, repeat(sizes[-1])):
+                tokens, final = await stream.aread(size)
+                yield TokenChunk(tuple(tokens), final)
+                if final:
+                    return
+        finally:
+            stream.close()
+
+    def live(self) -> dict[str, int]:
+        """Requests at work and waiting."""
+        return {"running": self._stage.engine.running, "waiting": self._stage.engine.waiting}
+
+    def check_health(self) -> None:
+        """Raises EngineDead."""
+        self._stage.engine.check_alive()
