@@ -25,6 +25,9 @@ STEPS = 4000
 RATE = 1.2e-3
 WINDOWS = ((16, 64), (16, 64), (8, 128), (8, 128), (4, 256))
 """Rows and tokens of the batches, in turn: what is spoken at once is a sentence or two after its prompt."""
+NARROW, WIDE = 1000, 1600
+"""Steps until which the mels' spread is 1, and from which on it is their own, 2.9, growing evenly between them: beside
+a spread of 2.9 the noise, whose spread is 1, is hardly learned afresh, and once learned it is not lost."""
 CHUNKS = (None, 10, None, 25, None, 50)
 """Tokens beyond which nothing attends, by step: a chunk at a time is spoken as well as all of them at once."""
 SPOKEN = 1000
@@ -87,24 +90,28 @@ def run(corpus: Corpus, folder: Path, steps: int = STEPS, start: Path | None = N
     codes = np.concatenate(by_utterance).astype(np.int64)
     held_out = corpus.start(corpus.held_out) // FRAMES_PER_TOKEN
 
-    def distances(seed: int, lowest: int, highest: int) -> dict[str, Tensor]:
+    def distances(seed: int, lowest: int, highest: int, spread: float = MEL_SPREAD) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         rows, window = WINDOWS[seed % len(WINDOWS)]
         starts = torch.randint(lowest, highest - window, (rows,), generator=generator).tolist()
         tokens = torch.stack([torch.from_numpy(codes[start : start + window]) for start in starts])
         mel = [torch.from_numpy(corpus.mel_at(FRAMES_PER_TOKEN * at, FRAMES_PER_TOKEN * window)) for at in starts]
         # With their own spread beside the noise's of 1, as the real model's: what noise is left is then small.
-        target = MEL_SPREAD * torch.stack(mel).transpose(1, 2).contiguous()
+        target = spread * torch.stack(mel).transpose(1, 2).contiguous()
         with loop.reduced():
             return model.distances(tokens, target, CHUNKS[seed % len(CHUNKS)], generator)
+
+    def spread(step: int) -> float:
+        wide = 1.0 if start is not None else min(1.0, max(0.0, (step - NARROW) / (WIDE - NARROW)))
+        return 1.0 + wide * (MEL_SPREAD - 1.0)
 
     def validate() -> dict[str, float]:
         parts = [distances(seed, 0, held_out) for seed in range(len(WINDOWS) * len(CHUNKS))]
         return {name: statistics.fmean(float(part[name]) for part in parts) for name in parts[0]}
 
     loop.train(
-        "flow", model, lambda step: distances(step, held_out, len(codes)), steps=steps, rate=RATE, folder=folder,
-        log=dimensions.LOGS / "flow.jsonl", validate=validate, continued=start is not None,
+        "flow", model, lambda step: distances(step, held_out, len(codes), spread(step)), steps=steps, rate=RATE,
+        folder=folder, log=dimensions.LOGS / "flow.jsonl", validate=validate, continued=start is not None,
     )  # fmt: skip
     np.save(folder / "mels.npy", _spoken(model, corpus, by_utterance))
 
