@@ -40,12 +40,13 @@ class UnknownVoice(ChatterboxError):
 class Overloaded(ChatterboxError):
     """No place is free now. Try again after `retry_after` seconds."""
 
-    def __init__(self, retry_after: float = 1.0) -> None:
-        super().__init__(retry_after)
+    def __init__(self, retry_after: float = 1.0, why: str = "All places are taken.") -> None:
+        super().__init__(retry_after, why)
         self.retry_after = retry_after
+        self.why = why
 
     def __str__(self) -> str:
-        return f"All places are taken. Try again in {self.retry_after:g} s."
+        return f"{self.why} Try again in {self.retry_after:g} s."
 
 
 class ModelUnavailable(ChatterboxError):

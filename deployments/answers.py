@@ -28,8 +28,10 @@ _MULTIPART_BYTES = 2**16
 """What a multipart body has beside its file."""
 
 
-def _error(status: int, message: str, kind: str, param: str | None = None, code: str | None = None, **headers: str
-           ) -> JSONResponse:  # fmt: skip
+def error_answer(
+    status: int, message: str, kind: str, param: str | None = None, code: str | None = None, **headers: str
+) -> JSONResponse:
+    """OpenAI's shape of an error; headers by their names with underscores."""
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -37,16 +39,16 @@ def _error(status: int, message: str, kind: str, param: str | None = None, code:
 def answer(error: BaseException) -> JSONResponse:
     """The answer to an error, with a status that says whose fault it is."""
     if isinstance(error, InvalidRequest):
-        return _error(400, str(error), "invalid_request_error", error.param, "invalid_value")
+        return error_answer(400, str(error), "invalid_request_error", error.param, "invalid_value")
     if isinstance(error, UnknownVoice):
-        return _error(404, str(error), "invalid_request_error", "voice", "voice_not_found")
+        return error_answer(404, str(error), "invalid_request_error", "voice", "voice_not_found")
     if isinstance(error, Overloaded):
         after = str(max(1, round(error.retry_after)))
-        return _error(429, str(error), "rate_limit_error", None, "overloaded", retry_after=after)
+        return error_answer(429, str(error), "rate_limit_error", None, "overloaded", retry_after=after)
     if isinstance(error, ModelUnavailable | EngineDead | RayError | RayServeException):
         message = str(error) if isinstance(error, ChatterboxError) else "A replica is gone or not ready. Try again."
-        return _error(503, message, "server_error", None, "unavailable", retry_after="5")
-    return _error(500, "Something went wrong here; the log has it under the request's id.", "server_error")
+        return error_answer(503, message, "server_error", None, "unavailable", retry_after="5")
+    return error_answer(500, "Something went wrong here; the log has it under the request's id.", "server_error")
 
 
 def _validation(error: RequestValidationError) -> JSONResponse:
@@ -54,17 +56,17 @@ def _validation(error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"] if part != "body"]
     if first["type"] == "json_invalid":
-        return _error(400, "The body is not valid JSON.", "invalid_request_error", None, "invalid_json")
+        return error_answer(400, "The body is not valid JSON.", "invalid_request_error", None, "invalid_json")
     param = ".".join(where) or None
     message = f"{param or 'The body'}: {first['msg']}."
-    return _error(400, message, "invalid_request_error", param, str(first["type"]))
+    return error_answer(400, message, "invalid_request_error", param, str(first["type"]))
 
 
 async def _handle(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         return _validation(error)
     if isinstance(error, HTTPException):
-        return _error(error.status_code, str(error.detail), "invalid_request_error")
+        return error_answer(error.status_code, str(error.detail), "invalid_request_error")
     return answer(error)
 
 
@@ -88,7 +90,9 @@ class _BodyLimit:
         headers = dict(scope["headers"])
         upload = headers.get(b"content-type", b"").startswith(b"multipart/")
         limit = MAX_UPLOAD_BYTES + _MULTIPART_BYTES if upload else _MAX_JSON_BYTES
-        refusal = _error(413, f"The body is larger than {limit} bytes.", "invalid_request_error", None, "too_large")
+        refusal = error_answer(
+            413, f"The body is larger than {limit} bytes.", "invalid_request_error", None, "too_large"
+        )
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > limit:
             await refusal(scope, receive, send)

@@ -27,6 +27,7 @@ from deployments.admission import Ticket
 from deployments.answers import answer
 from deployments.encoding import Format, Telling
 from deployments.faults import Stream
+from deployments.guard import key_protocol
 from deployments.requests import SpeechBody
 
 _IDLE_S = 300.0
@@ -114,7 +115,7 @@ class Conversation:
 
     async def run(self) -> None:
         """Until the client leaves."""
-        await self._socket.accept()
+        await self._socket.accept(key_protocol(self._socket.scope["subprotocols"]))
         try:
             while True:
                 async with asyncio.timeout(_IDLE_S):

@@ -9,8 +9,9 @@ from functools import partial, reduce
 from operator import or_
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, Request, Response, UploadFile, WebSocket
+from fastapi import FastAPI, File, Form, Request, Response, Security, UploadFile, WebSocket
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -20,9 +21,11 @@ from chatterbox_engine.types import AudioChunk, SpeechRequest
 from deployments import page
 from deployments.admission import Gate, Ticket
 from deployments.answers import MAX_UPLOAD_BYTES, AudioResponse, answer, install
+from deployments.caller import Caller
 from deployments.conversation import Conversation
 from deployments.encoding import CONTENT, Telling
 from deployments.faults import Stream, ask
+from deployments.guard import Door, Guard
 from deployments.identity import Identity
 from deployments.metrics import IngressMetrics
 from deployments.requests import SpeechBody
@@ -31,10 +34,13 @@ from deployments.settings import ServiceSettings
 logger = logging.getLogger("ray.serve")
 api = FastAPI(title="Chatterbox, served", redoc_url=None)
 install(api)
+api.add_middleware(Guard)
 api.include_router(page.router)
 
 _OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """Names that OpenAI's clients send by default; they mean the model that is served."""
+_KEYED = [Security(HTTPBearer(auto_error=False, description="Where the service has keys."))]
+"""For the OpenAPI document; the door has asked already."""
 _HEALTH_S = 2.0
 _STRETCHING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers by which a client could hold on to a place; Ray Serve would honour them."""
@@ -68,6 +74,7 @@ class Ingress:
         self, settings: ServiceSettings, voices: DeploymentHandle, s3gen: DeploymentHandle, t3: DeploymentHandle | None
     ) -> None:
         """`t3`: None where S3Gen's replicas have it."""
+        self.door = Door(settings)
         self._settings = settings
         self._voices = voices
         self._s3gen = s3gen
@@ -79,7 +86,7 @@ class Ingress:
         self._known: list[DeploymentHandle] = []
         """Those that have said what they run."""
 
-    @api.post("/v1/audio/speech", response_class=Response, responses={200: {"content": CONTENT}})
+    @api.post("/v1/audio/speech", dependencies=_KEYED, response_class=Response, responses={200: {"content": CONTENT}})
     async def speech(self, body: SpeechBody, request: Request) -> Response:
         """Speak a text. The body streams as it is generated."""
         begin = time.monotonic()
@@ -87,8 +94,9 @@ class Ingress:
             if header in request.headers:
                 raise InvalidRequest(f"The header {header} is not allowed.", header)
         text = validate(body.input, self._settings.max_characters)
-        asked = replace(await self._prepare(body), text=text)
-        ticket = self._gate.enter()
+        caller: Caller = request.state.caller
+        asked = replace(await self._prepare(caller, body), text=text)
+        ticket = self._gate.enter(caller)
         chunks = Stream(self._s3gen, "speak", asked)
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
@@ -110,14 +118,16 @@ class Ingress:
         """Text in as it is written, audio out as soon as a clause can be spoken; see deployments/conversation.py."""
         speak = partial(Stream, self._s3gen, "speak")
         limit = self._settings.max_characters
-        await Conversation(socket, self._prepare, self._gate.enter, speak, limit).run()
+        caller: Caller = socket.state.caller
+        prepare, enter = partial(self._prepare, caller), partial(self._gate.enter, caller)
+        await Conversation(socket, prepare, enter, speak, limit).run()
 
-    async def _prepare(self, body: SpeechBody) -> SpeechRequest:
+    async def _prepare(self, caller: Caller, body: SpeechBody) -> SpeechRequest:
         """A request without its text yet. Raises InvalidRequest, UnknownVoice."""
         served = (await self._identify())["t3"]
         _check_model(body.model, served)
         sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
-        voice = await ask(self._voices, "resolve", body.voice)
+        voice = await ask(self._voices, "resolve", body.voice, caller.shelf)
         return SpeechRequest("", voice, sampling, language, body.speed)
 
     async def _audio(
@@ -140,7 +150,7 @@ class Ingress:
             ticket.end(outcome)
             chunks.cancel()
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", dependencies=_KEYED)
     async def models(self) -> dict[str, Any]:
         """The model that is served: what requests may set and what it takes where they do not, and what it runs on."""
         t3 = (await self._identify())["t3"]
@@ -150,26 +160,29 @@ class Ingress:
         settings = {"defaults": spec.defaults, "lacking": spec.lacking, "clip": spec.clip.model_dump()}
         return {"object": "list", "data": [{**model, **told, **settings, "stages": self._stages()}]}
 
-    @api.get("/v1/voices")
-    async def voices(self) -> dict[str, Any]:
-        """The voices that requests may name."""
-        return {"object": "list", "data": await ask(self._voices, "catalogue")}
+    @api.get("/v1/voices", dependencies=_KEYED)
+    async def voices(self, request: Request) -> dict[str, Any]:
+        """The voices that requests with this key may name."""
+        return {"object": "list", "data": await ask(self._voices, "catalogue", request.state.caller.shelf)}
 
-    @api.post("/v1/voices", status_code=201)
+    @api.post("/v1/voices", dependencies=_KEYED, status_code=201)
     async def add_voice(
-        self, file: Annotated[UploadFile, File()], name: Annotated[str, Form(min_length=1, max_length=64)]
+        self,
+        request: Request,
+        file: Annotated[UploadFile, File()],
+        name: Annotated[str, Form(min_length=1, max_length=64)],
     ) -> dict[str, Any]:
         """Make a voice from a clip (wav, flac, mp3 or ogg); GET /v1/models tells how long it must be."""
         data = await file.read(MAX_UPLOAD_BYTES + 1)
-        return await ask(self._voices, "add", data, name)
+        return await ask(self._voices, "add", data, name, request.state.caller.shelf)
 
-    @api.get("/v1/voices/{voice_id}")
-    async def voice(self, voice_id: str) -> dict[str, Any]:
-        return await ask(self._voices, "describe", voice_id)
+    @api.get("/v1/voices/{voice_id}", dependencies=_KEYED)
+    async def voice(self, request: Request, voice_id: str) -> dict[str, Any]:
+        return await ask(self._voices, "describe", voice_id, request.state.caller.shelf)
 
-    @api.delete("/v1/voices/{voice_id}")
-    async def delete_voice(self, voice_id: str) -> dict[str, Any]:
-        await ask(self._voices, "delete", voice_id)
+    @api.delete("/v1/voices/{voice_id}", dependencies=_KEYED)
+    async def delete_voice(self, request: Request, voice_id: str) -> dict[str, Any]:
+        await ask(self._voices, "delete", voice_id, request.state.caller.shelf)
         return {"id": voice_id, "object": "voice", "deleted": True}
 
     @api.get("/health")

@@ -1,6 +1,9 @@
 """The voices deployment: keeps voices, and makes them from clips."""
 
 import asyncio
+import contextlib
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -14,10 +17,21 @@ from deployments.faults import answers
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 
-_BUILTIN = {"id": DEFAULT_VOICE, "object": "voice", "name": DEFAULT_VOICE, "created": 0, "builtin": True}
+_BUILTIN = {
+    "id": DEFAULT_VOICE,
+    "object": "voice",
+    "name": DEFAULT_VOICE,
+    "created": 0,
+    "builtin": True,
+    "private": False,
+}
 _OPENAI_VOICES = frozenset(
     ("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse")
 )
+
+
+_PRIVATE = "of-"
+"""Folders of the voices that one key alone may use begin with it."""
 
 
 @serve.deployment(max_ongoing_requests=1000, health_check_period_s=5)
@@ -26,18 +40,19 @@ class Voices:
 
     def __init__(self, settings: ServiceSettings, runtime: Runtime) -> None:
         self._checkpoint, _ = runtime.enter("voices", settings)
-        self._store = VoiceStore(settings.voices_folder)
+        self._folder = settings.voices_folder
+        self._shared = VoiceStore(self._folder)
         self._encoder: VoiceEncoder | None = None
         self._encoding = asyncio.Lock()
 
     @answers
-    async def resolve(self, voice: str) -> str:
+    async def resolve(self, voice: str, shelf: str | None) -> str:
         """The id of a voice given by name or id; OpenAI's names mean the default unless a voice has one. Raises
         UnknownVoice."""
         if voice == DEFAULT_VOICE:
             return voice
         try:
-            return self._store.info(voice).id
+            return self._find(voice, shelf)[1].id
         except UnknownVoice:
             if voice in _OPENAI_VOICES:
                 return DEFAULT_VOICE
@@ -45,37 +60,61 @@ class Voices:
 
     @answers
     async def get(self, voice_id: str) -> Voice:
-        """Raises UnknownVoice."""
-        return self._store.get(voice_id)
+        """By the id that `resolve` told, whoever it belongs to. Raises UnknownVoice."""
+        for store in (self._shared, *map(VoiceStore, self._folder.glob(f"{_PRIVATE}*"))):
+            with contextlib.suppress(UnknownVoice):
+                return store.get(voice_id)
+        raise UnknownVoice(voice_id)
 
     @answers
-    async def catalogue(self) -> list[dict[str, Any]]:
-        """The built-in voice first."""
-        return [_BUILTIN, *(_as_object(info) for info in self._store.list())]
+    async def catalogue(self, shelf: str | None) -> list[dict[str, Any]]:
+        """The built-in voice first, then those of the shelf, then those that are everybody's."""
+        return [_BUILTIN, *(_as_object(info, name) for name, store in self._visible(shelf) for info in store.list())]
 
     @answers
-    async def describe(self, voice: str) -> dict[str, Any]:
+    async def describe(self, voice: str, shelf: str | None) -> dict[str, Any]:
         """One voice, by name or id. Raises UnknownVoice."""
         if voice == DEFAULT_VOICE:
             return _BUILTIN
-        return _as_object(self._store.info(voice))
+        name, info = self._find(voice, shelf)
+        return _as_object(info, name)
 
     @answers
-    async def add(self, clip: bytes, name: str) -> dict[str, Any]:
+    async def add(self, clip: bytes, name: str, shelf: str | None) -> dict[str, Any]:
         """Make a voice from a clip; the same clip twice is one voice. Raises InvalidRequest."""
         check_name(name)
         rules = self._checkpoint.spec.clip
         samples = await asyncio.to_thread(read_clip, clip, min_s=rules.min_s, max_s=rules.max_s)
         async with self._encoding:
             voice = await asyncio.to_thread(self._encode, samples, name)
-        return _as_object(self._store.add(voice))
+        store = self._shared if shelf is None else VoiceStore(self._private(shelf))
+        return _as_object(store.add(voice), shelf)
 
     @answers
-    async def delete(self, voice: str) -> None:
+    async def delete(self, voice: str, shelf: str | None) -> None:
         """Streams that run with the voice keep it to their end. Raises UnknownVoice, InvalidRequest."""
         if voice == DEFAULT_VOICE:
             raise InvalidRequest("The built-in voice cannot be deleted.", "voice")
-        self._store.delete(voice)
+        name, info = self._find(voice, shelf)
+        if name != shelf:
+            raise InvalidRequest("The voice is everybody's, and this key may not delete it.", "voice")
+        dict(self._visible(shelf))[shelf].delete(info.id)
+
+    def _private(self, shelf: str) -> Path:
+        """No path is made of a name."""
+        return self._folder / f"{_PRIVATE}{hashlib.sha256(shelf.encode()).hexdigest()[:32]}"
+
+    def _visible(self, shelf: str | None) -> list[tuple[str | None, VoiceStore]]:
+        """Its own first."""
+        own = shelf is not None and self._private(shelf).is_dir()
+        return [*([(shelf, VoiceStore(self._private(shelf)))] if shelf and own else []), (None, self._shared)]
+
+    def _find(self, voice: str, shelf: str | None) -> tuple[str | None, VoiceInfo]:
+        """The shelf it is on, and the voice. Raises UnknownVoice."""
+        for name, store in self._visible(shelf):
+            with contextlib.suppress(UnknownVoice):
+                return name, store.info(voice)
+        raise UnknownVoice(voice)
 
     def _encode(self, samples: Any, name: str) -> Voice:
         if self._encoder is None:
@@ -83,5 +122,6 @@ class Voices:
         return self._encoder.encode(samples, name)
 
 
-def _as_object(info: VoiceInfo) -> dict[str, Any]:
-    return {"id": info.id, "object": "voice", "name": info.name, "created": info.created, "builtin": False}
+def _as_object(info: VoiceInfo, shelf: str | None) -> dict[str, Any]:
+    told = {"id": info.id, "object": "voice", "name": info.name, "created": info.created, "builtin": False}
+    return {**told, "private": shelf is not None}

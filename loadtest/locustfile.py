@@ -38,6 +38,7 @@ _PAUSE_S = 1.0
 @events.init_command_line_parser.add_listener
 def _options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--voice", default="default", help="voice that listeners ask for")
+    parser.add_argument("--key", help="API key, where the service asks for one", is_secret=True)
     parser.add_argument("--hang-up-share", type=float, default=0.0, help="share of requests that are left midway")
     parser.add_argument("--hang-up-after", type=float, default=1.0, help="seconds of audio after which they are left")
 
@@ -59,9 +60,16 @@ class Listener(HttpUser):
         """One utterance, and the time until the next."""
         options = self.environment.parsed_options
         body = {"input": random.choice(TEXTS), "voice": options.voice, "response_format": "pcm"}
+        headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
         playback = Playback(time.perf_counter())
         with self.client.post(
-            "/v1/audio/speech", json=body, name="whole utterance", timeout=_SILENCE_S, stream=True, catch_response=True
+            "/v1/audio/speech",
+            json=body,
+            headers=headers,
+            name="whole utterance",
+            timeout=_SILENCE_S,
+            stream=True,
+            catch_response=True,
         ) as response:
             meta: dict[str, Any] = response.request_meta
             meta["request_type"] = "listener"

@@ -18,12 +18,21 @@ function body(format) {
 function showCurl() {
   const quoted = JSON.stringify(body("mp3")).replaceAll("'", "'\\''");
   const url = new URL("v1/audio/speech", document.baseURI).href;
-  $("curl").textContent = `curl -N ${url} -H 'content-type: application/json' -d '${quoted}' -o speech.mp3`;
+  const key = $("key").value ? ` -H "authorization: Bearer $KEY"` : "";
+  $("curl").textContent = `curl -N ${url}${key} -H 'content-type: application/json' -d '${quoted}' -o speech.mp3`;
 }
 
 function say(where, text, wrong = false) {
   where.textContent = text;
   where.classList.toggle("wrong", wrong);
+}
+
+// A request with the key, if one is asked for.
+async function ask(path, given = {}) {
+  const key = $("key").value;
+  const answer = await fetch(path, { ...given, headers: { ...given.headers, ...(key && { authorization: `Bearer ${key}` }) } });
+  if (answer.status === 401) $("keyed").hidden = false;
+  return answer;
 }
 
 async function refusal(answer) {
@@ -81,7 +90,7 @@ async function speak() {
   const begin = performance.now();
   let kept = new Uint8Array(0), until = 0, count = 0;
   try {
-    const answer = await fetch("v1/audio/speech", {
+    const answer = await ask("v1/audio/speech", {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body("pcm")),
       signal: own.cancel.signal,
     });
@@ -174,7 +183,7 @@ async function upload() {
   form.append("file", given, given.name ?? "clip.wav");
   form.append("name", $("name").value);
   say($("told"), "Listening to the clip …");
-  const answer = await fetch("v1/voices", { method: "POST", body: form });
+  const answer = await ask("v1/voices", { method: "POST", body: form });
   if (!answer.ok) return say($("told"), await refusal(answer), true);
   const made = await answer.json();
   await listVoices(made.id);
@@ -182,7 +191,9 @@ async function upload() {
 }
 
 async function listVoices(chosen = "default") {
-  const { data } = await (await fetch("v1/voices")).json();
+  const answer = await ask("v1/voices");
+  if (!answer.ok) throw new Error(await refusal(answer));
+  const { data } = await answer.json();
   $("voice").replaceChildren(...data.map(({ id, name }) => new Option(name, id, false, id === chosen)));
   showCurl();
 }
@@ -199,14 +210,24 @@ async function begin() {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) speak();
   });
   window.addEventListener("resize", draw);
+  $("key").value = sessionStorage.getItem("key") ?? "";
+  $("key").addEventListener("change", () => (sessionStorage.setItem("key", $("key").value), meet()));
   showCurl();
+  await meet();
+}
+
+// Which model and which voices are served.
+async function meet() {
   try {
-    const model = (await (await fetch("v1/models")).json()).data[0];
+    const answer = await ask("v1/models");
+    if (!answer.ok) throw new Error(await refusal(answer));
+    const model = (await answer.json()).data[0];
     $("model").textContent = `${model.id} on ${model.stages.t3.device}. ${model.note ?? ""}`;
-    $("clip").textContent += ` ${model.clip.min_s} to ${model.clip.max_s} seconds; wav, flac, mp3 or ogg.`;
+    $("clip").textContent = `A clip of one speaker, without other sounds. ${model.clip.min_s} to ${model.clip.max_s} seconds; wav, flac, mp3 or ogg.`;
     await listVoices();
+    say($("status"), "Ready.");
   } catch (error) {
-    say($("status"), `The service does not answer: ${error.message}`, true);
+    say($("status"), error.message, true);
   }
 }
 

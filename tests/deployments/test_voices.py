@@ -1,0 +1,94 @@
+"""Voices that belong to a key are nobody else's; those of nobody are everybody's."""
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from chatterbox_engine.errors import ChatterboxError, InvalidRequest, UnknownVoice
+from chatterbox_engine.voice import Voice
+from deployments.identity import Runtime
+from deployments.settings import ServiceSettings
+from deployments.voices import Voices
+
+
+def clip(pitch: float) -> bytes:
+    t = np.arange(4 * 24_000) / 24_000
+    samples = 0.2 * np.sin(2 * np.pi * pitch * t) * (1 + np.sin(2 * np.pi * 3 * t))
+    file = io.BytesIO()
+    soundfile.write(file, samples, 24_000, format="WAV")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Anna's and Ben's own of the same name, and one of everybody's."""
+    settings = ServiceSettings(model="dummy:tiny", device="cpu", voices_folder=tmp_path_factory.mktemp("voices"))
+    made = asyncio.run(_made(settings))
+    made.folder = settings.voices_folder
+    return made
+
+
+async def _made(settings: ServiceSettings) -> Any:
+    voices = Voices.func_or_class(settings, Runtime("cpu", 1, "test"))  # type: ignore[call-arg, arg-type]
+    for pitch, name, shelf in ((120.0, "Mine", "anna"), (200.0, "Mine", "ben"), (160.0, "Ours", None)):
+        added = await voices.add(clip(pitch), name, shelf)
+        assert not isinstance(added, ChatterboxError), added
+    return voices
+
+
+def ask(voices: Any, method: str, *arguments: Any) -> Any:
+    answer = asyncio.run(getattr(voices, method)(*arguments))
+    if isinstance(answer, ChatterboxError):
+        raise answer
+    return answer
+
+
+def names(voices: Any, shelf: str | None) -> list[tuple[str, bool]]:
+    return [(voice["name"], voice["private"]) for voice in ask(voices, "catalogue", shelf)]
+
+
+def test_each_sees_its_own_and_everybodys(voices: Any) -> None:
+    assert names(voices, "anna") == names(voices, "ben") == [("default", False), ("Mine", True), ("Ours", False)]
+    assert names(voices, None) == names(voices, "carl") == [("default", False), ("Ours", False)]
+    assert ask(voices, "resolve", "Mine", "anna") != ask(voices, "resolve", "Mine", "ben")
+    assert ask(voices, "resolve", "Ours", "anna") == ask(voices, "resolve", "Ours", None)
+
+
+@pytest.mark.parametrize("method", ["resolve", "describe", "delete"])
+def test_nobody_reaches_anothers_voice_by_its_name_or_id(voices: Any, method: str) -> None:
+    own = ask(voices, "resolve", "Mine", "anna")
+    for shelf in ("ben", "carl", None):
+        with pytest.raises(UnknownVoice):
+            ask(voices, method, own, shelf)
+    with pytest.raises(UnknownVoice):
+        ask(voices, method, "Mine", "carl")
+    assert ask(voices, "resolve", own, "anna") == own
+
+
+def test_everybodys_voice_is_deleted_by_those_alone_who_may(voices: Any) -> None:
+    with pytest.raises(InvalidRequest, match="everybody"):
+        ask(voices, "delete", "Ours", "anna")
+    added = ask(voices, "add", clip(90.0), "Short", None)
+    ask(voices, "delete", added["id"], None)
+    assert "Short" not in dict(names(voices, None))
+
+
+def test_a_stage_gets_a_voice_by_the_id_it_was_resolved_to(voices: Any) -> None:
+    own = ask(voices, "resolve", "Mine", "ben")
+    got = ask(voices, "get", own)
+    assert isinstance(got, Voice)
+    assert got.id == own
+    with pytest.raises(UnknownVoice):
+        ask(voices, "get", "voice_nowhere")
+
+
+def test_no_path_is_made_of_a_name(voices: Any) -> None:
+    ask(voices, "add", clip(110.0), "Away", "../../etc")
+    folder: Path = voices.folder
+    assert {path.name[:3] for path in folder.iterdir() if path.is_dir()} == {"of-"}
+    assert all(path.resolve().is_relative_to(folder.resolve()) for path in folder.rglob("*"))
