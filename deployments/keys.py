@@ -1,12 +1,10 @@
 """Who may use the service: API keys in a file, hashed, and what each may ask for."""
 
-import argparse
 import hashlib
 import json
 import os
 import re
 import secrets
-import sys
 import time
 from pathlib import Path
 
@@ -94,7 +92,11 @@ def add(path: Path, name: str, **limits: int | bool | None) -> str:
     if any(key.name == name for key in keys):
         raise InvalidRequest(f"There is a key named {name!r}. Remove it first, or choose another name.", "name")
     secret = _PREFIX + secrets.token_urlsafe(32)
-    write(path, (*keys, Key.model_validate({"name": name, "digest": digest(secret), **limits})))
+    try:
+        key = Key.model_validate({"name": name, "digest": digest(secret), **limits})
+    except ValidationError as error:
+        raise InvalidRequest.of(error) from error
+    write(path, (*keys, key))
     return secret
 
 
@@ -105,33 +107,3 @@ def remove(path: Path, name: str) -> None:
     if len(left) == len(keys):
         raise InvalidRequest(f"There is no key named {name!r}.", "name")
     write(path, left)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """python -m deployments.keys: add, list and remove the keys of a file."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.keys", description=main.__doc__)
-    parser.add_argument("--file", type=Path, required=True, help="what serve_config.yaml names as keys_file")
-    commands = parser.add_subparsers(dest="command", required=True)
-    adding = commands.add_parser("add", help="make a key; it is shown this once")
-    adding.add_argument("name", help="whose it is; private voices belong to this name")
-    adding.add_argument("--requests-per-minute", type=int)
-    adding.add_argument("--streams", type=int, help="at a time")
-    adding.add_argument("--shared-voices", action="store_true", help="its voices are everybody's")
-    commands.add_parser("list", help="names and limits")
-    commands.add_parser("remove", help="refuse it from now on").add_argument("name")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "add":
-            limits = {name: getattr(options, name) for name in ("requests_per_minute", "streams", "shared_voices")}
-            print(add(options.file, options.name, **limits))
-        elif options.command == "remove":
-            remove(options.file, options.name)
-        else:
-            for key in read(options.file):
-                print(key.name, key.model_dump(exclude={"name", "digest"}, exclude_defaults=True) or "")
-    except (InvalidRequest, FileNotFoundError, ValidationError) as error:
-        sys.exit(f"{parser.prog}: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -28,7 +28,7 @@ class ServiceSettings(BaseModel):
     voices_folder: Path = Field(default_factory=lambda: user_data_path("chatterbox-serve") / "voices")
     """Where uploaded voices are kept; on a cluster, a folder that every node sees."""
     keys_file: Path | None = None
-    """Keys that clients must show (`python -m deployments.keys`). None: only this machine's own clients are served."""
+    """Keys that clients must show (`python -m cli keys`). None: only this machine's own clients are served."""
     open_to_network: bool = False
     """Without keys, serve everybody who reaches the port: for where something in front asks who they are."""
     max_characters: int = Field(4096, ge=1)

@@ -58,7 +58,7 @@ def test_the_readme_has_these_commands_and_no_others() -> None:
     assert SERVE == "uv run serve run serve_config.yaml"
     assert TESTS == "uv run pytest"  # this very run
     assert CURL.startswith("curl -N localhost:8000/v1/audio/speech")
-    assert SAY.startswith("uv run python -m chatterbox_engine say")
+    assert SAY.startswith("uv run python -m cli say")
     assert len(PROGRAMS) == 1
 
 

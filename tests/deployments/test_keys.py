@@ -59,23 +59,3 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, content: st
     file.write_text(content)
     with pytest.raises(InvalidRequest, match=r"keys\.json"):
         KeyRing(file)
-
-
-def test_the_command_adds_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "keys.json"
-
-    def run(*arguments: str) -> str:
-        keys.main(["--file", str(file), *arguments])
-        return capsys.readouterr().out
-
-    secret = run("add", "anna", "--requests-per-minute", "60").strip()
-    assert KeyRing(file).find(secret) is not None
-    listed = run("list")
-    assert "anna" in listed
-    assert "60" in listed
-    assert secret not in listed
-    run("remove", "anna")
-    assert run("list") == ""
-    for wrong in (("remove", "anna"), ("add", "a b"), ("add", "c", "--streams", "0")):
-        with pytest.raises(SystemExit):
-            run(*wrong)

@@ -1,20 +1,22 @@
-"""python -m chatterbox_engine: a file with sound in it, or one line that says what is wrong."""
+"""python -m cli say: a file with sound in it, or one line that says what is wrong."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
-from chatterbox_engine.__main__ import main
+from cli.__main__ import main
+from cli.player import PLAYERS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_it_says_a_text_into_a_file(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
-    command = [sys.executable, "-m", "chatterbox_engine", "say", "Hello there.", "-o", str(path), "--model",
+    command = [sys.executable, "-m", "cli", "say", "Hello there.", "-o", str(path), "--model",
                "demo", "--device", "cpu", "--seed", "1"]  # fmt: skip
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
@@ -63,7 +65,32 @@ def test_what_is_wrong_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_without_a_file_it_goes_to_the_loudspeaker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = tmp_path / "heard"
+    program = tmp_path / "aplay"
+    program.write_text(f"#!/bin/sh\necho $@ > {heard}.said\ncat > {heard}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr("cli.player.PLAYERS", [player for player in PLAYERS if player[0] == "aplay"])
+    given = ["--model", "dummy:tiny", "--device", "cpu", "--seed", "1"]
+    assert main(["say", "Hello there.", *given]) == 0
+    assert main(["say", "Hello there.", *given, "-o", str(tmp_path / "out.wav")]) == 0
+    samples, _ = soundfile.read(tmp_path / "out.wav", dtype="int16")
+    played = np.frombuffer(heard.read_bytes(), np.int16)
+    assert len(played) == len(samples)
+    assert np.abs(played.astype(int) - samples).max() <= 1
+    assert "-r 24000" in Path(f"{heard}.said").read_text()
+
+
+def test_without_a_file_or_a_player_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cli.player.PLAYERS", [("no-such-player",)])
+    assert main(["say", "Hello.", "--model", "dummy:tiny", "--device", "cpu"]) == 1
+    assert "name a file with -o" in capsys.readouterr().err
+
+
 def test_usage_errors_are_argparses(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["say", "Hello."])
-    assert "-o/--output" in capsys.readouterr().err
+        main(["say"])
+    assert "text" in capsys.readouterr().err

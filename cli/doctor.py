@@ -1,0 +1,82 @@
+"""doctor: what hardware, model and switches would be taken here, and why."""
+
+import argparse
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from platformdirs import user_data_path
+
+from benchmarks import conditions
+from chatterbox_engine.accel import native
+from chatterbox_engine.accel.device import pick_device, s3gen_dtype, t3_dtype
+from chatterbox_engine.accel.quantization import applicable
+from chatterbox_engine.checkpoint import find
+from chatterbox_engine.config import PROFILES, EngineConfig
+from chatterbox_engine.errors import ChatterboxError
+
+Finding = tuple[str, str]
+"""What it is about, and what there is to say."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="auto", help="as in serve_config.yaml")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--profile", default="balanced", choices=list(PROFILES))
+
+
+def run(given: argparse.Namespace) -> None:
+    """Raises InvalidRequest where the device is not there, ModelUnavailable where the model is not to be had."""
+    for about, told in chain(machine(), choices(given.model, given.device, given.profile)):
+        print(f"{about:<20} {told}")
+
+
+def machine() -> Iterator[Finding]:
+    """What is here."""
+    yield "Python, torch", f"{platform.python_version()}, {torch.__version__}"
+    here = conditions.machine(torch.device("cpu"))
+    features = " ".join(here["features"]) or "nothing that multiplies small numbers fast"
+    yield "processor", f"{here['processor']}, {here['cores']} cores; {features}"
+    if native.kernels() is not None:
+        tiles = "and multiply through AMX's tiles" if native.has_tiles() else "without AMX"
+        yield "own CPU kernels", f"run, {tiles}"
+    elif shutil.which(os.environ.get("CC", "gcc")) is None and shutil.which("cc") is None:
+        yield "own CPU kernels", "do not run: there is no C compiler (install gcc)"
+    else:
+        yield "own CPU kernels", "do not run: this processor lacks AVX512 with bf16 and VNNI; PyTorch's run instead"
+    if not torch.cuda.is_available():
+        yield "GPU", "none that torch sees"
+    for index in range(torch.cuda.device_count()):
+        free, there = torch.cuda.mem_get_info(index)
+        yield f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {there / 2**30:.1f} GiB free"
+    folder = user_data_path("chatterbox-serve") / "voices"
+    above = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    can = "can be written" if os.access(above, os.W_OK) else "CANNOT be written: set voices_folder"
+    yield "voices", f"{folder}, {can}"
+
+
+def choices(model: str, device: str, profile: str) -> Iterator[Finding]:
+    """What would be taken. Raises InvalidRequest, ModelUnavailable."""
+    config = EngineConfig.profile(profile)
+    picked, why = pick_device(device)
+    yield "device", f"{picked} ({why})"
+    try:
+        checkpoint = find(model, picked.type)
+    except ChatterboxError:
+        yield "model", f"{model} is not to be had"
+        raise
+    spec = checkpoint.spec
+    yield "model", f"{checkpoint.model}: {spec.note or spec.family}"
+    yield "voice", "has one built in" if checkpoint.voice() else "needs one: upload a clip"
+    yield "T3", f"computes in {t3_dtype(config.t3.precision, picked)}".replace("torch.", "")
+    yield "S3Gen", f"computes in {s3gen_dtype(config.s3gen.precision, picked)}".replace("torch.", "")
+    yield "quantization", f"{applicable(config.t3.quantization, picked)} (asked for: {config.t3.quantization})"
+    chunked = config.s3gen.flow_attention == "chunked" or (config.s3gen.flow_attention == "auto" and spec.s3gen.chunked)
+    yield "flow", "goes on from chunk to chunk" if chunked else "computes all before it again with each chunk"
+    yield (
+        "streams",
+        f"{config.t3.max_streams} in T3, {config.s3gen.max_streams} in S3Gen, fewer where others would stall",
+    )

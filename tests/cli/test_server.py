@@ -1,0 +1,78 @@
+"""The commands that ask a running service."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from cli.__main__ import main
+from tests.service import Service, free_port
+
+pytestmark = pytest.mark.service
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+    assert main([*arguments]) == status
+    captured = capsys.readouterr()
+    return captured.err if status else captured.out
+
+
+def test_it_speaks_in_the_format_of_the_file(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = []
+    for form in ("wav", "flac", "mp3"):
+        path = tmp_path / f"hello.{form}"
+        told(capsys, "say", "Hello there.", "-o", str(path), "--seed", "3", "--server", service.url)
+        samples, rate = soundfile.read(path)
+        assert rate == 24_000
+        lengths.append(len(samples))
+    assert lengths[0] == lengths[1]
+    assert abs(lengths[2] - lengths[0]) < 3 * 1152
+    assert {path.name for path in tmp_path.iterdir()} == {"hello.wav", "hello.flac", "hello.mp3"}
+
+
+def test_voices_are_added_listed_and_removed(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATTERBOX_URL", service.url)
+    t = np.arange(4 * 24_000) / 24_000
+    file = io.BytesIO()
+    soundfile.write(file, 0.2 * np.sin(2 * np.pi * 170 * t) * (1 + np.sin(2 * np.pi * 3 * t)), 24_000, format="WAV")
+    clip = tmp_path / "A hum.wav"
+    clip.write_bytes(file.getvalue())
+    added = told(capsys, "voices", "add", str(clip))
+    assert added.split("\t")[1:] == ["A hum", "everybody's\n"]
+    assert added in told(capsys, "voices", "list")
+    told(capsys, "say", "Hello.", "--voice", "A hum", "-o", str(tmp_path / "out.wav"))
+    told(capsys, "voices", "rm", "A hum")
+    assert added not in told(capsys, "voices", "list")
+    assert "There is no voice" in told(capsys, "voices", "rm", "A hum", status=1)
+    assert "nowhere.wav" in told(capsys, "voices", "add", str(tmp_path / "nowhere.wav"), status=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("say", "", "-o", "out.wav"), "The input is empty"),
+        (("say", "Hello.", "-o", "out.document"), "out.document ends with none of .wav"),
+        (("say", "Hello.", "-o", "out.wav", "--voice", "nobody"), "There is no voice"),
+        (("say", "Hello.", "-o", "no/such/folder/out.wav"), "cannot be written"),
+    ],
+)
+def test_what_is_refused_is_one_line_and_leaves_no_file(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert message in told(capsys, *arguments, "--server", service.url, status=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_service_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    said = told(capsys, "say", "Hello.", "-o", str(tmp_path / "out.wav"), "--server", url, status=1)
+    assert f"{url} does not answer" in said
+    assert "Name the service" in told(capsys, "voices", "list", status=1)
