@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from starlette.exceptions import HTTPException
@@ -28,6 +29,29 @@ _MULTIPART_BYTES = 2**16
 """What a multipart body has beside its file."""
 
 
+class ErrorDetail(BaseModel):
+    """What went wrong, in OpenAI's fields."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field at fault."""
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every refusal."""
+
+    error: ErrorDetail
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "What was asked for cannot be; 429 has retry-after."},
+    "5XX": {"model": ErrorBody, "description": "Not the request's fault; 503 has retry-after."},
+}
+"""For the OpenAPI document."""
+
+
 def error_answer(
     status: int, message: str, kind: str, param: str | None = None, code: str | None = None, **headers: str
 ) -> JSONResponse:
@@ -38,6 +62,8 @@ def error_answer(
 
 def answer(error: BaseException) -> JSONResponse:
     """The answer to an error, with a status that says whose fault it is."""
+    if isinstance(error, UnknownModel):
+        return error_answer(404, str(error), "invalid_request_error", "model", "model_not_found")
     if isinstance(error, InvalidRequest):
         return error_answer(400, str(error), "invalid_request_error", error.param, "invalid_value")
     if isinstance(error, UnknownVoice):
@@ -66,7 +92,9 @@ async def _handle(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         return _validation(error)
     if isinstance(error, HTTPException):
-        return error_answer(error.status_code, str(error.detail), "invalid_request_error")
+        refusal = error_answer(error.status_code, str(error.detail), "invalid_request_error")
+        refusal.headers.update(error.headers or {})
+        return refusal
     return answer(error)
 
 
@@ -75,6 +103,13 @@ def install(app: FastAPI) -> None:
     for kind in (ChatterboxError, RequestValidationError, HTTPException, RayError, RayServeException, Exception):
         app.add_exception_handler(kind, _handle)
     app.add_middleware(_BodyLimit)
+
+
+class UnknownModel(InvalidRequest):
+    """A request names a model that is not served."""
+
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(f"Model {model!r} is not served here; {served!r} is.", "model")
 
 
 class _BodyLimit:

@@ -20,7 +20,7 @@ from chatterbox_engine.text import validate
 from chatterbox_engine.types import AudioChunk, SpeechRequest
 from deployments import page
 from deployments.admission import Gate, Ticket
-from deployments.answers import MAX_UPLOAD_BYTES, AudioResponse, answer, install
+from deployments.answers import MAX_UPLOAD_BYTES, REFUSALS, AudioResponse, UnknownModel, answer, install
 from deployments.caller import Caller
 from deployments.conversation import Conversation
 from deployments.encoding import CONTENT, Telling
@@ -39,7 +39,11 @@ api.include_router(page.router)
 
 _OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """Names that OpenAI's clients send by default; they mean the model that is served."""
-_KEYED = [Security(HTTPBearer(auto_error=False, description="Where the service has keys."))]
+_KEYED: dict[str, Any] = {
+    "dependencies": [Security(HTTPBearer(auto_error=False, description="Where the service has keys."))],
+    "openapi_extra": {"security": [{}]},  # and where it has none
+    "responses": REFUSALS,
+}
 """For the OpenAPI document; the door has asked already."""
 _HEALTH_S = 2.0
 _STRETCHING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
@@ -60,9 +64,9 @@ def _outcome(error: BaseException) -> str:
 
 
 def _check_model(model: str | None, served: Identity) -> None:
-    """Raises InvalidRequest where a request names a model that is not the one served."""
+    """Raises UnknownModel."""
     if model is not None and model not in (*_OPENAI_MODELS, served.model, served.spec.name, served.spec.family):
-        raise InvalidRequest(f"Model {model!r} is not served here; {served.model!r} is.", "model")
+        raise UnknownModel(model, served.model)
 
 
 @serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
@@ -86,7 +90,9 @@ class Ingress:
         self._known: list[DeploymentHandle] = []
         """Those that have said what they run."""
 
-    @api.post("/v1/audio/speech", dependencies=_KEYED, response_class=Response, responses={200: {"content": CONTENT}})
+    @api.post(
+        "/v1/audio/speech", response_class=Response, **_KEYED | {"responses": {200: {"content": CONTENT}, **REFUSALS}}
+    )
     async def speech(self, body: SpeechBody, request: Request) -> Response:
         """Speak a text. The body streams as it is generated."""
         begin = time.monotonic()
@@ -150,7 +156,7 @@ class Ingress:
             ticket.end(outcome)
             chunks.cancel()
 
-    @api.get("/v1/models", dependencies=_KEYED)
+    @api.get("/v1/models", **_KEYED)
     async def models(self) -> dict[str, Any]:
         """The model that is served: what requests may set and what it takes where they do not, and what it runs on."""
         t3 = (await self._identify())["t3"]
@@ -160,12 +166,12 @@ class Ingress:
         settings = {"defaults": spec.defaults, "lacking": spec.lacking, "clip": spec.clip.model_dump()}
         return {"object": "list", "data": [{**model, **told, **settings, "stages": self._stages()}]}
 
-    @api.get("/v1/voices", dependencies=_KEYED)
+    @api.get("/v1/voices", **_KEYED)
     async def voices(self, request: Request) -> dict[str, Any]:
         """The voices that requests with this key may name."""
         return {"object": "list", "data": await ask(self._voices, "catalogue", request.state.caller.shelf)}
 
-    @api.post("/v1/voices", dependencies=_KEYED, status_code=201)
+    @api.post("/v1/voices", status_code=201, **_KEYED)
     async def add_voice(
         self,
         request: Request,
@@ -176,16 +182,16 @@ class Ingress:
         data = await file.read(MAX_UPLOAD_BYTES + 1)
         return await ask(self._voices, "add", data, name, request.state.caller.shelf)
 
-    @api.get("/v1/voices/{voice_id}", dependencies=_KEYED)
+    @api.get("/v1/voices/{voice_id}", **_KEYED)
     async def voice(self, request: Request, voice_id: str) -> dict[str, Any]:
         return await ask(self._voices, "describe", voice_id, request.state.caller.shelf)
 
-    @api.delete("/v1/voices/{voice_id}", dependencies=_KEYED)
+    @api.delete("/v1/voices/{voice_id}", **_KEYED)
     async def delete_voice(self, request: Request, voice_id: str) -> dict[str, Any]:
         await ask(self._voices, "delete", voice_id, request.state.caller.shelf)
         return {"id": voice_id, "object": "voice", "deleted": True}
 
-    @api.get("/health")
+    @api.get("/health", responses={503: {"description": "It is warming up, or a replica is gone."}})
     async def health(self) -> JSONResponse:
         """200 once every stage is warm and well, 503 before and otherwise."""
         try:

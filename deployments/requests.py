@@ -29,7 +29,7 @@ class SpeechBody(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
-    input: str = Field(description="The text to speak.")
+    input: str = Field(description="The text to speak.", json_schema_extra={"minLength": 1})
     model: str | None = Field(None, description="A model of GET /v1/models, or one of OpenAI's names.")
     voice: str = Field("default", min_length=1, max_length=64, description="A voice's name or id.")
     response_format: Format = "mp3"
