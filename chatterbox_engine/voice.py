@@ -29,6 +29,8 @@ VOICE_ID = re.compile(r"voice_[0-9a-f]{16}")
 _FORMAT = "chatterbox-voice-1"
 _TENSORS = ("speaker", "t3_prompt", "s3gen_prompt", "s3gen_feat", "s3gen_speaker")
 _FIELDS = {"format", "id", "name", "created", "model"}
+_MORE = {"description", "consent"}
+"""Fields that files of before do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class VoiceInfo:
     """Seconds since 1970."""
     model: str
     """The model whose encoders made it."""
+    description: str = ""
+    consent: bool = False
+    """Whoever added it says that the speaker agreed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +66,12 @@ class Voice:
     """(1, 2n, 80) float32: their log-mel frames."""
     s3gen_speaker: Tensor
     """(1, 192) float32: S3Gen's speaker embedding."""
+    description: str = ""
+    consent: bool = False
 
     @property
     def info(self) -> VoiceInfo:
-        return VoiceInfo(self.id, self.name, self.created, self.model)
+        return VoiceInfo(self.id, self.name, self.created, self.model, self.description, self.consent)
 
     def for_t3(self) -> T3Voice:
         return T3Voice(self.id, self.speaker, self.t3_prompt)
@@ -84,8 +91,8 @@ class Voice:
             tensors = safetensors.torch.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             info = _info(header.get("__metadata__"))
-            named = {name: tensors[name] for name in _TENSORS}
-            return cls(info.id, info.name, info.created, info.model, **named)._checked()
+            named: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+            return cls(**asdict(info), **named)._checked()
         except (SafetensorError, KeyError, ValueError) as error:
             raise InvalidRequest(
                 f"This is not a voice, or a damaged one ({error}). Make it again from its clip.", "file"
@@ -124,7 +131,7 @@ class Voice:
         """
         feat = _copy(gen["prompt_feat"], torch.float32)
         prompt = _copy(gen["prompt_token"], torch.int64)
-        parts = {
+        parts: dict[str, Any] = {
             "speaker": _copy(t3["speaker_emb"], torch.float32),
             "t3_prompt": _copy(t3["cond_prompt_speech_tokens"], torch.int64),
             "s3gen_prompt": prompt,
@@ -214,9 +221,10 @@ def read_info(path: Path) -> VoiceInfo:
 
 def _info(header: dict[str, str] | None) -> VoiceInfo:
     """Raises ValueError where the header is not a voice's."""
-    if not header or set(header) != _FIELDS or header["format"] != _FORMAT:
+    if not header or set(header) - _MORE != _FIELDS or header["format"] != _FORMAT:
         raise ValueError("its header is not a voice's")
-    return VoiceInfo(header["id"], header["name"], int(header["created"]), header["model"])
+    more = header.get("description", ""), header.get("consent") == str(True)
+    return VoiceInfo(header["id"], header["name"], int(header["created"]), header["model"], *more)
 
 
 def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:

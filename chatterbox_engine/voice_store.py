@@ -1,7 +1,10 @@
 """Voices kept in a folder, one file each. Names are free text; no path is made of one."""
 
+import contextlib
 import logging
+import os
 import threading
+import time
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,10 @@ from chatterbox_engine.voice import DEFAULT_VOICE, VOICE_ID, Voice, VoiceInfo, r
 
 logger = logging.getLogger(__name__)
 
-_MAX_NAME = 64
+_MAX_NAME, _MAX_DESCRIPTION = 64, 500
+_DELETED = ".deleted"
+_KEPT_S = 86_400.0
+"""Seconds for which a deleted voice's file is kept: longer than any stream."""
 
 
 class VoiceStore:
@@ -25,6 +31,7 @@ class VoiceStore:
         self._folder = folder
         self._lock = threading.Lock()
         self._warned: set[Path] = set()
+        self._purge()
 
     def add(self, voice: Voice) -> VoiceInfo:
         """Keep a voice. The same clip again is the voice that is there, under the name given last.
@@ -35,6 +42,8 @@ class VoiceStore:
         if not VOICE_ID.fullmatch(voice.id):
             raise InvalidRequest(f"{voice.id!r} is not the id of a voice made from a clip.", "id")
         check_name(voice.name)
+        if len(voice.description) > _MAX_DESCRIPTION or not voice.description.isprintable():
+            raise InvalidRequest(f"A description is one line of at most {_MAX_DESCRIPTION} characters.", "description")
         with self._lock:
             others = self._infos()
             if any(other.name == voice.name and other.id != voice.id for other in others):
@@ -62,10 +71,35 @@ class VoiceStore:
         with self._lock:
             return [*self._infos()]
 
+    def change(self, id_or_name: str, *, name: str | None = None, description: str | None = None) -> VoiceInfo:
+        """Give a voice another name or description; None leaves it. Raises UnknownVoice, and what `add` raises."""
+        voice = self.get(id_or_name)
+        if name is not None:
+            voice = replace(voice, name=name)
+        if description is not None:
+            voice = replace(voice, description=description)
+        return self.add(voice)
+
     def delete(self, id_or_name: str) -> None:
-        """Raises UnknownVoice."""
+        """It is in no list any more, but `deleted` has it for a day. Raises UnknownVoice."""
         with self._lock:
-            self._path(self._find(id_or_name).id).unlink(missing_ok=True)
+            self._purge()
+            path = self._path(self._find(id_or_name).id)
+            os.utime(path)
+            path.replace(path.with_suffix(_DELETED))
+
+    def deleted(self, voice_id: str) -> Voice:
+        """A voice that was deleted within the last day, for streams that run with it. Raises UnknownVoice."""
+        path = self._folder / f"{voice_id}{_DELETED}"
+        if not VOICE_ID.fullmatch(voice_id) or not path.is_file():
+            raise UnknownVoice(voice_id)
+        return Voice.load(path)
+
+    def _purge(self) -> None:
+        for path in self._folder.glob(f"*{_DELETED}"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _KEPT_S:
+                    path.unlink()
 
     def _find(self, id_or_name: str) -> VoiceInfo:
         for info in self._infos():

@@ -28,7 +28,7 @@ from deployments.faults import Stream, ask
 from deployments.guard import Door, Guard
 from deployments.identity import Identity
 from deployments.metrics import IngressMetrics
-from deployments.requests import SpeechBody
+from deployments.requests import SpeechBody, VoiceChange
 from deployments.settings import ServiceSettings
 
 logger = logging.getLogger("ray.serve")
@@ -177,14 +177,22 @@ class Ingress:
         request: Request,
         file: Annotated[UploadFile, File()],
         name: Annotated[str, Form(min_length=1, max_length=64)],
+        description: Annotated[str, Form(max_length=500)] = "",
+        consent: Annotated[bool, Form(description="The speaker agreed to it.")] = False,
     ) -> dict[str, Any]:
         """Make a voice from a clip (wav, flac, mp3 or ogg); GET /v1/models tells how long it must be."""
         data = await file.read(MAX_UPLOAD_BYTES + 1)
-        return await ask(self._voices, "add", data, name, request.state.caller.shelf)
+        return await ask(self._voices, "add", data, name, request.state.caller.shelf, description, consent)
 
     @api.get("/v1/voices/{voice_id}", **_KEYED)
     async def voice(self, request: Request, voice_id: str) -> dict[str, Any]:
         return await ask(self._voices, "describe", voice_id, request.state.caller.shelf)
+
+    @api.patch("/v1/voices/{voice_id}", **_KEYED)
+    async def change_voice(self, request: Request, voice_id: str, body: VoiceChange) -> dict[str, Any]:
+        """Give a voice another name or description."""
+        shelf = request.state.caller.shelf
+        return await ask(self._voices, "change", voice_id, shelf, body.name, body.description)
 
     @api.delete("/v1/voices/{voice_id}", **_KEYED)
     async def delete_voice(self, request: Request, voice_id: str) -> dict[str, Any]:

@@ -54,3 +54,12 @@ class SpeechBody(BaseModel):
         seed = secrets.randbits(31) if self.seed is None else self.seed
         given = self.model_dump(include=set(SamplingParams.model_fields))
         return spec.sampling_for({**given, "seed": seed})
+
+
+class VoiceChange(BaseModel):
+    """PATCH /v1/voices/{voice_id}; what is not given stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = Field(None, min_length=1, max_length=64)
+    description: str | None = Field(None, max_length=500)

@@ -27,6 +27,10 @@ class ServiceSettings(BaseModel):
     s3gen_replicas: int = Field(1, ge=1)
     voices_folder: Path = Field(default_factory=lambda: user_data_path("chatterbox-serve") / "voices")
     """Where uploaded voices are kept; on a cluster, a folder that every node sees."""
+    default_voice: str = "default"
+    """The voice, by name or id, that "default" and OpenAI's names mean. default: the one built into the model."""
+    require_consent: bool = False
+    """Take no clip without consent=true: whoever sends it says that the speaker agreed."""
     keys_file: Path | None = None
     """Keys that clients must show (`python -m cli keys`). None: only this machine's own clients are served."""
     open_to_network: bool = False

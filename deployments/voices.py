@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class Voices:
         self._checkpoint, _ = runtime.enter("voices", settings)
         self._folder = settings.voices_folder
         self._shared = VoiceStore(self._folder)
+        self._default = settings.default_voice
+        self._consent = settings.require_consent
         self._encoder: VoiceEncoder | None = None
         self._encoding = asyncio.Lock()
 
@@ -50,20 +53,23 @@ class Voices:
         """The id of a voice given by name or id; OpenAI's names mean the default unless a voice has one. Raises
         UnknownVoice."""
         if voice == DEFAULT_VOICE:
+            voice = self._default
+        if voice == DEFAULT_VOICE:
             return voice
         try:
             return self._find(voice, shelf)[1].id
         except UnknownVoice:
             if voice in _OPENAI_VOICES:
-                return DEFAULT_VOICE
+                return DEFAULT_VOICE if self._default == DEFAULT_VOICE else self._find(self._default, shelf)[1].id
             raise
 
     @answers
     async def get(self, voice_id: str) -> Voice:
         """By the id that `resolve` told, whoever it belongs to. Raises UnknownVoice."""
-        for store in (self._shared, *map(VoiceStore, self._folder.glob(f"{_PRIVATE}*"))):
+        stores = [self._shared, *map(VoiceStore, self._folder.glob(f"{_PRIVATE}*"))]
+        for read in (*(store.get for store in stores), *(store.deleted for store in stores)):
             with contextlib.suppress(UnknownVoice):
-                return store.get(voice_id)
+                return read(voice_id)
         raise UnknownVoice(voice_id)
 
     @answers
@@ -80,25 +86,38 @@ class Voices:
         return _as_object(info, name)
 
     @answers
-    async def add(self, clip: bytes, name: str, shelf: str | None) -> dict[str, Any]:
+    async def add(
+        self, clip: bytes, name: str, shelf: str | None, description: str = "", consent: bool = False
+    ) -> dict[str, Any]:
         """Make a voice from a clip; the same clip twice is one voice. Raises InvalidRequest."""
         check_name(name)
+        if self._consent and not consent:
+            message = "This service takes voices of speakers who agreed to it: say so with consent=true."
+            raise InvalidRequest(message, "consent")
         rules = self._checkpoint.spec.clip
         samples = await asyncio.to_thread(read_clip, clip, min_s=rules.min_s, max_s=rules.max_s)
         async with self._encoding:
             voice = await asyncio.to_thread(self._encode, samples, name)
         store = self._shared if shelf is None else VoiceStore(self._private(shelf))
-        return _as_object(store.add(voice), shelf)
+        return _as_object(store.add(replace(voice, description=description, consent=consent)), shelf)
+
+    @answers
+    async def change(self, voice: str, shelf: str | None, name: str | None, description: str | None) -> dict[str, Any]:
+        """Give one of the shelf's voices another name or description. Raises UnknownVoice, InvalidRequest."""
+        return _as_object(self._own(voice, shelf).change(voice, name=name, description=description), shelf)
 
     @answers
     async def delete(self, voice: str, shelf: str | None) -> None:
         """Streams that run with the voice keep it to their end. Raises UnknownVoice, InvalidRequest."""
+        self._own(voice, shelf).delete(voice)
+
+    def _own(self, voice: str, shelf: str | None) -> VoiceStore:
+        """The store of a voice that a shelf's caller may change. Raises UnknownVoice, InvalidRequest."""
         if voice == DEFAULT_VOICE:
-            raise InvalidRequest("The built-in voice cannot be deleted.", "voice")
-        name, info = self._find(voice, shelf)
-        if name != shelf:
-            raise InvalidRequest("The voice is everybody's, and this key may not delete it.", "voice")
-        dict(self._visible(shelf))[shelf].delete(info.id)
+            raise InvalidRequest("The built-in voice can be neither changed nor deleted.", "voice")
+        if self._find(voice, shelf)[0] != shelf:
+            raise InvalidRequest("The voice is everybody's, and this key may neither change nor delete it.", "voice")
+        return dict(self._visible(shelf))[shelf]
 
     def _private(self, shelf: str) -> Path:
         """No path is made of a name."""
@@ -124,4 +143,4 @@ class Voices:
 
 def _as_object(info: VoiceInfo, shelf: str | None) -> dict[str, Any]:
     told = {"id": info.id, "object": "voice", "name": info.name, "created": info.created, "builtin": False}
-    return {**told, "private": shelf is not None}
+    return {**told, "private": shelf is not None, "description": info.description, "consent": info.consent}

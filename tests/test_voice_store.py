@@ -1,6 +1,8 @@
 """The voice store: names are unique, no path is made of one, and foreign files do no harm."""
 
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,44 @@ def test_a_name_is_unique_and_a_clip_is_renamed(tmp_path: Path) -> None:
     store.add(voice(1, "Berta"))
     store.add(voice(2, "Anna"))
     assert [info.name for info in store.list()] == ["Berta", "Anna"]
+
+
+def test_a_voice_is_renamed_and_described(tmp_path: Path) -> None:
+    store = VoiceStore(tmp_path)
+    store.add(replace(voice(1, "Anna"), description="Warm, slow.", consent=True))
+    store.add(voice(2, "Bert"))
+    changed = store.change("Anna", name="Clara")
+    assert (changed.id, changed.name, changed.description, changed.consent) == (
+        voice(1, "").id, "Clara", "Warm, slow.", True
+    )  # fmt: skip
+    assert store.change("Clara", description="").description == ""
+    assert store.info("Clara") == VoiceStore(tmp_path).info("Clara")
+    for name in ("Bert", "default", ""):
+        with pytest.raises(InvalidRequest):
+            store.change("Clara", name=name)
+    with pytest.raises(InvalidRequest, match="one line"):
+        store.change("Clara", description="a\nb")
+    with pytest.raises(UnknownVoice):
+        store.change("Anna", name="Dora")
+
+
+def test_streams_keep_a_voice_that_is_deleted_under_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = VoiceStore(tmp_path)
+    anna, bert = store.add(voice(1, "Anna")), store.add(voice(2, "Bert"))
+    store.delete("Anna")
+    assert store.deleted(anna.id).id == anna.id
+    assert store.list() == [bert]
+    for other in (bert.id, "Anna", "../x"):
+        with pytest.raises(UnknownVoice):
+            store.deleted(other)
+    store.add(voice(1, "Anna"))  # the same clip again
+    assert store.info("Anna").id == anna.id
+    store.delete("Anna")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * 86_400)
+    store.delete("Bert")
+    with pytest.raises(UnknownVoice):
+        store.deleted(anna.id)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a" * 65, "a\nb", "\x00", "\ud800", "default", "voice_0123456789abcdef"])

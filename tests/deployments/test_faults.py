@@ -30,7 +30,7 @@ def hang_up(service: Service, seed: int) -> int:
 
 
 def test_two_crowds_that_hang_up_leave_nothing_behind(service: Service) -> None:
-    files = sorted(service.voices_folder.iterdir())
+    files = sorted(service.voices_folder.glob("*.safetensors"))
     httpx.post(f"{service.url}/v1/audio/speech", json={"input": "Warm."}, timeout=60)
     before = service.wait_until_idle()
     replicas = [service.replica(name) for name in ("T3", "S3Gen", "Ingress")]
@@ -44,7 +44,7 @@ def test_two_crowds_that_hang_up_leave_nothing_behind(service: Service) -> None:
     after = service.wait_until_idle()
     assert after["tasks"] <= before["tasks"] + 2  # the health check itself
     assert all(r.num_fds() <= n + 8 for r, n in zip(replicas, descriptors, strict=True))
-    assert sorted(service.voices_folder.iterdir()) == files
+    assert sorted(service.voices_folder.glob("*.safetensors")) == files
 
 
 def connect(service: Service, text: str = LONG) -> socket.socket:

@@ -87,6 +87,39 @@ def test_a_stage_gets_a_voice_by_the_id_it_was_resolved_to(voices: Any) -> None:
         ask(voices, "get", "voice_nowhere")
 
 
+def test_a_voice_is_described_and_renamed_by_whose_it_is(voices: Any) -> None:
+    added = ask(voices, "add", clip(95.0), "Told", "anna", "A low hum.", True)
+    assert (added["description"], added["consent"]) == ("A low hum.", True)
+    assert ask(voices, "change", "Told", "anna", "Retold", None)["name"] == "Retold"
+    for shelf in ("ben", None):
+        with pytest.raises(UnknownVoice):
+            ask(voices, "change", added["id"], shelf, "Stolen", None)
+    with pytest.raises(InvalidRequest, match="everybody"):
+        ask(voices, "change", "Ours", "anna", "Mine too", None)
+    with pytest.raises(InvalidRequest, match="built-in"):
+        ask(voices, "change", "default", None, "Other", None)
+    ask(voices, "delete", added["id"], "anna")
+    assert ask(voices, "get", added["id"]).id == added["id"]  # a stream may still run with it
+
+
+def test_default_may_be_another_voice_and_consent_be_asked_for(tmp_path: Path) -> None:
+    settings = ServiceSettings(
+        model="dummy:tiny", device="cpu", voices_folder=tmp_path, default_voice="House", require_consent=True
+    )
+
+    async def made() -> Any:
+        return Voices.func_or_class(settings, Runtime("cpu", 1, "test"))  # type: ignore[call-arg, arg-type]
+
+    voices = asyncio.run(made())
+    with pytest.raises(UnknownVoice, match="House"):
+        ask(voices, "resolve", "default", None)
+    with pytest.raises(InvalidRequest, match="consent"):
+        ask(voices, "add", clip(140.0), "House", None)
+    house = ask(voices, "add", clip(140.0), "House", None, "", True)
+    for name in ("default", "alloy", "House"):
+        assert ask(voices, "resolve", name, None) == ask(voices, "resolve", name, "anna") == house["id"]
+
+
 def test_no_path_is_made_of_a_name(voices: Any) -> None:
     ask(voices, "add", clip(110.0), "Away", "../../etc")
     folder: Path = voices.folder
