@@ -72,16 +72,23 @@ class T3Stage:
             raise InvalidRequest(f"{self._checkpoint.model} overflows in fp16. Use bf16 or fp32.", "t3.precision")
 
     def speak(
-        self, text: str, voice: Voice, params: SamplingParams, language: str = "en", spoken: tuple[int, ...] = ()
+        self,
+        text: str,
+        voice: Voice,
+        params: SamplingParams,
+        language: str = "en",
+        spoken: tuple[int, ...] = (),
+        slack_s: float = 0.0,
     ) -> Mailbox[int]:
         """Start on one piece of text, which is normalised but not split, or go on after what was spoken of it
-        elsewhere. Close the stream to cancel.
+        elsewhere. Close the stream to cancel. `slack_s`: seconds that its listener has still to play.
 
         Raises InvalidRequest where it does not fit, EngineDead if the loop has ended.
         """
         text = normalise(text, self._checkpoint.spec.family)
         wanted = self._checkpoint.tokens_wanted(text)
-        return self.engine.submit(self._tokenizer.encode(text, language), voice.for_t3(), params, wanted, spoken)
+        ids = self._tokenizer.encode(text, language)
+        return self.engine.submit(ids, voice.for_t3(), params, wanted, spoken, slack_s)
 
     def score(self, text: str, voice: Voice, tokens: list[int], params: SamplingParams, language: str = "en") -> Tensor:
         """Log-probabilities (n, V) of the token at each given one's place, those before it given (`t3.scoring`)."""

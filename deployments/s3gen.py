@@ -96,7 +96,7 @@ class S3Gen:
         spoken: list[int] = []
         lives = _LIVES
         while True:
-            tokens = self._tokens(request, sizes, tuple(spoken))
+            tokens = self._tokens(request, sizes, tuple(spoken), stream.slack_s)
             try:
                 async for chunk in tokens:
                     stream.feed(chunk.tokens, final=chunk.final)
@@ -116,10 +116,10 @@ class S3Gen:
                 await tokens.aclose()
 
     def _own_tokens(
-        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...]
+        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...], slack_s: float
     ) -> AsyncGenerator[TokenChunk, None]:
         assert self._talker is not None
-        return self._talker.speak(request, sizes, spoken)
+        return self._talker.speak(request, sizes, spoken, slack_s)
 
     async def identities(self) -> dict[str, Identity]:
         """Of the stages that are here. Answers once the replica is ready."""

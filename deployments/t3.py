@@ -24,10 +24,10 @@ class T3:
 
     @streams
     async def speak(
-        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...] = ()
+        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...] = (), slack_s: float = 0.0
     ) -> AsyncIterator[TokenChunk]:
         """See Talker.speak."""
-        tokens = self._talker.speak(request, sizes, spoken)
+        tokens = self._talker.speak(request, sizes, spoken, slack_s)
         try:
             async for chunk in tokens:
                 yield chunk

@@ -35,15 +35,15 @@ class Talker:
         self._reporting = asyncio.ensure_future(StageMetrics("t3").run(self._stage.engine))
 
     async def speak(
-        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...] = ()
+        self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...] = (), slack_s: float = 0.0
     ) -> AsyncGenerator[TokenChunk, None]:
         """Speak one piece of text, or go on after what was spoken of it elsewhere; tokens come in the sizes that S3Gen
-        wants, the last one repeating.
+        wants, the last one repeating. `slack_s`: how long its listener has still to play.
 
         Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead.
         """
         voice = await self._voices.get(request.voice)
-        stream = self._stage.speak(request.text, voice, request.sampling, request.language, spoken)
+        stream = self._stage.speak(request.text, voice, request.sampling, request.language, spoken, slack_s)
         try:
             for size in chain(sizes, repeat(sizes[-1])):
                 tokens, final = await stream.aread(size)

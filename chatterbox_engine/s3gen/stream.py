@@ -149,6 +149,11 @@ class SpeechStream:
         """Its first audio has come."""
         return self._playing_since is not None
 
+    @property
+    def slack_s(self) -> float:
+        """Seconds until the listener runs dry, 0 before the first sound; a day more where nobody listens."""
+        return max(0.0, self.due - self._clock())
+
     def ahead(self, now: float) -> bool:
         """Far enough ahead of the listener's playback to wait."""
         return self._max_lead_s is not None and self._playing_since is not None and self.due - now > self._max_lead_s

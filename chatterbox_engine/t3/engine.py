@@ -1,6 +1,7 @@
 """T3's loop: continuous batching of requests, a token a step for each."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -111,10 +112,12 @@ class T3Engine(Worker):
         params: SamplingParams,
         tokens_wanted: int | None = None,
         spoken: tuple[int, ...] = (),
+        slack_s: float = 0.0,
     ) -> Mailbox[int]:
         """Queue framed text tokens; returns the stream of valid speech tokens. Close it to cancel.
 
         `spoken`: the tokens with which another engine began; the stream has those after them, drawn as it would have.
+        `slack_s`: how long its listener has still to play; of those who wait, who has least goes first.
 
         Raises InvalidRequest where text and max_new_tokens do not fit a row or the voice is another model's, EngineDead
         if the loop has ended.
@@ -139,7 +142,9 @@ class T3Engine(Worker):
             voice=voice,
             params=params,
             tokens_wanted=tokens_wanted,
-            sequence=Sequence(2 if spec.cfg and params.cfg_weight > 0 else 1, length + len(spoken)),
+            sequence=Sequence(
+                2 if spec.cfg and params.cfg_weight > 0 else 1, length + len(spoken), due=time.monotonic() + slack_s
+            ),
             stream=Mailbox(self.wake),
             spoken=spoken,
             generator=self._generator(params.seed, len(spoken)) if exact else None,

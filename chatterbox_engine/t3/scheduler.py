@@ -1,7 +1,8 @@
 """Which requests run, on which rows of the KV cache, and what the next step computes. Holds no tensors."""
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from chatterbox_engine.errors import Overloaded
 
@@ -20,6 +21,8 @@ class Sequence:
     """Positions of its unconditioned row that the cache had from the start, where those are all but the last few."""
     steps: int = 0
     """Tokens sampled so far."""
+    due: float = 0.0
+    """When its listener runs dry, on the monotonic clock: who is due first is let in first."""
 
     @property
     def length(self) -> int:
@@ -32,13 +35,17 @@ class Sequence:
 
 
 class Scheduler:
-    """First come, first served. Live rows always lie side by side from row 0, so that a step reads one block."""
+    """Whose listener runs dry first is let in first, and of those who are due alike whoever came first.
+
+    Live rows always lie side by side from row 0, so that a step reads one block.
+    """
 
     def __init__(self, max_streams: int, prefill_positions: int, max_waiting: int) -> None:
         self._max_streams = max_streams
         self._prefill_positions = prefill_positions
         self._max_waiting = max_waiting
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []
+        """In the order in which they will be let in."""
         self.running: list[Sequence] = []
         self.owners: list[Sequence] = []
         """The sequence of each live row."""
@@ -54,13 +61,13 @@ class Scheduler:
         """Queue a request. Raises Overloaded where the queue is full."""
         if len(self.waiting) >= self._max_waiting:
             raise Overloaded
-        self.waiting.append(sequence)
+        insort(self.waiting, sequence, key=attrgetter("due"))
 
     def admit(self) -> list[Sequence]:
         """Give rows to those who wait, as far as there are places."""
         admitted = []
         while self.waiting and len(self.running) < self._max_streams:
-            sequence = self.waiting.popleft()
+            sequence = self.waiting.pop(0)
             sequence.rows = list(range(self.rows, self.rows + sequence.width))
             sequence.slot = self._slots.pop()
             self.owners.extend([sequence] * sequence.width)

@@ -75,3 +75,17 @@ def test_a_full_queue_refuses() -> None:
     scheduler.submit(Sequence(1, 1))
     with pytest.raises(Overloaded):
         scheduler.submit(Sequence(1, 1))
+
+
+@given(st.lists(st.sampled_from((0.0, 1.0, 2.5)), min_size=1, max_size=12))
+def test_who_runs_dry_first_is_let_in_first_and_of_those_alike_who_came_first(dues: list[float]) -> None:
+    scheduler = Scheduler(1, 64, 100)
+    sequences = [Sequence(1, 4, due=due) for due in dues]
+    for sequence in sequences:
+        scheduler.submit(sequence)
+    admitted = []
+    while scheduler.waiting:
+        (one,) = scheduler.admit()
+        admitted.append(one)
+        scheduler.release(one)
+    assert [id(one) for one in admitted] == [id(one) for one in sorted(sequences, key=lambda one: one.due)]
