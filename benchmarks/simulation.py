@@ -168,9 +168,9 @@ class Simulation:
             self.busy_s += seconds
             self.calls += 1
             self.chunks += len(taken)
-            self._at(self.now + seconds, partial(self._made, taken, spare_s))
+            self._at(self.now + seconds, partial(self._made, taken, spare_s, seconds))
 
-    def _made(self, work: Sequence[Work], spare_s: float) -> None:
+    def _made(self, work: Sequence[Work], spare_s: float, seconds: float) -> None:
         self._calling = False
         lives = {id(live.stream): live for live in self._live}
         before = self.samples
@@ -187,7 +187,7 @@ class Simulation:
             if item.chunk.final:
                 self._live.remove(live)
         if self._capacity is not None:
-            self._capacity.observe(self.now, self._streams(), self.samples - before, spare_s)
+            self._capacity.observe(self.now, self._streams(), self.samples - before, spare_s, seconds / len(work))
 
     def _length(self, stream: SpeechStream, chunk: Chunk) -> int:
         new = chunk.end - chunk.piece.done + _LOOKAHEAD

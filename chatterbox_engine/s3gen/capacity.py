@@ -1,6 +1,8 @@
 """How many listeners can be kept supplied at once, learned from how fast audio comes. Holds no tensors."""
 
 import math
+import statistics
+from collections import deque
 from collections.abc import Sequence
 
 from chatterbox_engine.s3gen.scheduler import MARGIN_S
@@ -10,8 +12,12 @@ from chatterbox_engine.types import SAMPLE_RATE
 
 _SPAN_S = 1.0
 """Of a measurement, at least."""
-_MOST = 0.9
+_MOST = 0.8
 """Seconds for a second of audio of each stream beyond which nobody is let in: above 1 all of them run dry."""
+_BURST_S = 0.8
+"""Seconds that first chunks which wait may take together: after each its stream needs another within a second."""
+_CALLS = 16
+"""The last calls, by which a chunk's time is known."""
 
 
 class Capacity:
@@ -31,10 +37,21 @@ class Capacity:
         self._span = self._area = 0.0
         self._samples = 0
         self._spare_s = math.inf
+        self._chunks_s: deque[float] = deque((0.0,), maxlen=_CALLS)
+        """Seconds of each of the last calls for each of its streams."""
 
-    def observe(self, now: float, streams: Sequence[SpeechStream], samples: int, spare_s: float) -> None:
-        """`samples`: made since the last call, for all streams together; `spare_s`: what `scheduler.batch` says."""
+    def observe(
+        self, now: float, streams: Sequence[SpeechStream], samples: int, spare_s: float, chunk_s: float
+    ) -> None:
+        """After a call of S3Gen.
+
+        Args:
+            samples: made since the last call, for all streams together.
+            spare_s: what `scheduler.batch` says.
+            chunk_s: the call's seconds for each of its streams.
+        """
         self._spare_s = spare_s
+        self._chunks_s.append(chunk_s)
         if self._since is not None and self._making:
             self._span += now - self._since
             self._area += (now - self._since) * self._making
@@ -52,7 +69,9 @@ class Capacity:
         if not making or self._pace(1) > _MOST:
             return True
         dry = any(stream.paced and stream.playing and stream.due < now for stream in making)
-        return not dry and self._spare_s >= MARGIN_S and self._pace(len(making) + 1) <= _MOST
+        new = 1 + sum(not stream.playing for stream in making)
+        burst = new > 1 and new * statistics.median_low(self._chunks_s) > _BURST_S
+        return not (dry or burst) and self._spare_s >= MARGIN_S and self._pace(len(making) + 1) <= _MOST
 
     def _made(self, stream: SpeechStream, now: float) -> bool:
         """Audio of it is being made, or waited for; neither is its listener far behind, nor has it all been made."""

@@ -133,7 +133,7 @@ class S3GenEngine(Worker):
         now = time.monotonic()
         self._call_seconds.see(len(work) * max(item.tokens for item in work), now - begin)
         if self._capacity is not None:
-            self._capacity.observe(now, streams, sum(map(len, sounds)), spare_s)
+            self._capacity.observe(now, streams, sum(map(len, sounds)), spare_s, (now - begin) / len(work))
         return True
 
     def has_work(self) -> bool:

@@ -22,6 +22,8 @@ class Work:
     """Tokens of the voice's prompt."""
 
 
+LONGEST_S = 0.25
+"""Of a call that could be split: a first chunk that comes meanwhile waits for its end."""
 MARGIN_S = 0.4
 """Kept before a listener runs dry: first chunks may come meanwhile, and go before."""
 
@@ -64,7 +66,9 @@ def batch(
     ordered = sorted(work, key=lambda item: item.stream.due)[:_LOOKED_AT]
     if not ordered[0].chunk.piece.tokens:
         return ordered[:1], float("inf")
-    groups = _grouped([item for item in ordered if item.chunk.piece.tokens], max_batch, fits)
+    spoken = [item for item in ordered if item.chunk.piece.tokens]
+    longest_s = max(LONGEST_S, 2 * seconds(spoken[0].tokens)) if spoken[0].stream.paced else float("inf")
+    groups = _grouped(spoken, max_batch, fits, lambda tokens: seconds(tokens) <= longest_s)
     taken = [seconds(len(group) * max(item.tokens for item in group)) for group in groups]
     ends = list(accumulate(taken, initial=now))[1:]
     spare = [_due(group) - end for group, end in zip(groups, ends, strict=True)]
@@ -75,12 +79,21 @@ def batch(
     return groups[max((0, *eligible), key=lambda index: speed[index])], min(spare)
 
 
-def _grouped(ordered: Sequence[Work], max_batch: int, fits: Callable[[Work, Work], bool]) -> list[list[Work]]:
-    """Calls that take all of the work, each led by whoever of it runs dry first."""
+def _grouped(
+    ordered: Sequence[Work],
+    max_batch: int,
+    fits: Callable[[Work, Work], bool],
+    short: Callable[[int], bool],
+) -> list[list[Work]]:
+    """Calls that take all of the work, each led by whoever of it runs dry first, and none too long for `short`."""
     groups: list[list[Work]] = []
+
+    def room(group: list[Work], item: Work) -> bool:
+        tokens = (len(group) + 1) * max(own.tokens for own in (item, *group))
+        return len(group) < max_batch and fits(item, group[0]) and short(tokens)
+
     for item in ordered:
-        room = (group for group in groups if len(group) < max_batch and fits(item, group[0]))
-        group = next(room, None)
+        group = next((group for group in groups if room(group, item)), None)
         if group is None:
             groups.append([item])
         else:

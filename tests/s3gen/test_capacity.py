@@ -15,9 +15,9 @@ def seen(capacity: Capacity, clock: Clock, count: int, pace: float, seconds: flo
     """`count` streams, each of which gets a second of audio every `pace` seconds."""
     streams = [opened(clock) for _ in range(count)]
     for _ in range(round(seconds / pace)):
-        capacity.observe(clock.now, streams, 0, EASY)
+        capacity.observe(clock.now, streams, 0, EASY, 0.01)
         clock.now += pace
-        capacity.observe(clock.now, streams, count * SAMPLE_RATE, EASY)
+        capacity.observe(clock.now, streams, count * SAMPLE_RATE, EASY, 0.01)
     return streams
 
 
@@ -50,10 +50,22 @@ def test_a_listener_who_has_run_dry_keeps_others_out() -> None:
 def test_no_time_to_spare_keeps_others_out() -> None:
     clock, capacity = Clock(), Capacity(8)
     streams = [opened(clock, heard_s=5.0)]
-    capacity.observe(clock.now, streams, SAMPLE_RATE, 0.2)
+    capacity.observe(clock.now, streams, SAMPLE_RATE, 0.2, 0.01)
     assert not capacity.admits(clock.now, streams)
-    capacity.observe(clock.now, streams, SAMPLE_RATE, 2.0)
+    capacity.observe(clock.now, streams, SAMPLE_RATE, 2.0, 0.01)
     assert capacity.admits(clock.now, streams)
+
+
+def test_so_many_come_at_once_as_can_be_served_at_once() -> None:
+    clock, capacity = Clock(), Capacity(8)
+    for seconds in (3.0, 0.1, 0.1):  # the first call of all is slow
+        capacity.observe(clock.now, [], 0, EASY, seconds)
+    assert capacity.admits(clock.now, [opened(clock) for _ in range(7)])
+    assert not capacity.admits(clock.now, [opened(clock) for _ in range(8)])
+    assert capacity.admits(clock.now, [opened(clock, heard_s=5.0) for _ in range(5)])
+    for _ in range(20):
+        capacity.observe(clock.now, [], 0, EASY, 30.0)
+    assert capacity.admits(clock.now, [])
 
 
 def test_whose_listeners_are_behind_do_not_count() -> None:

@@ -153,8 +153,8 @@ def test_each_policy_is_worth_something_to_500_listeners(scenes: dict[str, dict[
     """By the figures of a simulation, which are the same each time."""
     for made in scenes.values():
         arrival, dry, fuller, hurry, engine = made.values()
-        assert fuller.stalled_s <= dry.stalled_s
-        assert fuller.carried >= 0.99 * dry.carried
+        assert fuller.first_p99_s <= 1.05 * dry.first_p99_s
+        assert fuller.carried >= 0.97 * dry.carried
         assert engine.stalled_s <= 2.0  # of 500 listeners together
         assert engine.first_p99_s <= hurry.first_p99_s
         assert engine.carried >= 0.8 * max(policy.carried for policy in made.values())
