@@ -66,7 +66,10 @@ class Capacity:
     def admits(self, now: float, streams: Sequence[SpeechStream]) -> bool:
         """Whether a newcomer beside `streams` would leave everyone supplied."""
         making = [stream for stream in streams if self._made(stream, now)]
-        if not making or self._pace(1) > _MOST:
+        if not making:
+            self._since = None  # the time since the last call was nobody's
+            return True
+        if self._pace(1) > _MOST:
             return True
         dry = any(stream.paced and stream.playing and stream.due < now for stream in making)
         new = 1 + sum(not stream.playing for stream in making)

@@ -68,6 +68,19 @@ def test_so_many_come_at_once_as_can_be_served_at_once() -> None:
     assert capacity.admits(clock.now, [])
 
 
+def test_idle_time_is_no_streams_time() -> None:
+    clock, capacity = Clock(), Capacity(8)
+    streams = seen(capacity, clock, 2, 0.2)
+    for stream in streams:
+        stream.audio.close()  # in the middle
+    clock.now += 3600
+    assert capacity.admits(clock.now, streams)
+    streams = seen(capacity, clock, 2, 0.2)
+    assert capacity.admits(clock.now, streams)
+    seen(capacity, clock, 8, 0.7)
+    assert not capacity.admits(clock.now, [opened(clock) for _ in range(12)])
+
+
 def test_whose_listeners_are_behind_do_not_count() -> None:
     clock, capacity = Clock(), Capacity(2)
     unread = opened(clock, heard_s=0.5)
