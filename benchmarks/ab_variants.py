@@ -79,6 +79,8 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("e2e", "memory.limit=0.5", (), _GPU),
 )
 """(stage, switch, switches that it needs, what it needs to be there)."""
+_OF_LISTENERS = ("s3gen.hurry_s",)
+"""Switches that change nothing where nobody listens in real time; `deadlines` measures them."""
 _BESIDES = (
     ("t3.quantization=int8", None),
     ("t3.quantization=int8_dynamic", None),
@@ -115,6 +117,8 @@ def _without() -> Iterator[Variant]:
     """`balanced` with one of the switches in which it differs from `reference` set back, and a few beside those."""
     balanced, reference = (configured(profile, ()).model_dump() for profile in ("balanced", "reference"))
     for name, value in differences(reference, balanced).items():
+        if name in _OF_LISTENERS:
+            continue
         waits = _GPU if name == "t3.cuda_graphs" else None
         switch = f"{name}={_written(value)}"
         yield Variant("without", switch, stage_of(name), "balanced", "balanced", (switch,), waits)
