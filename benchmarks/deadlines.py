@@ -4,7 +4,7 @@ In simulated time: it says what the policies are worth, not what a machine can d
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,15 @@ from tqdm import tqdm
 from benchmarks import conditions, subject
 from benchmarks.report import Column, Report, number
 from benchmarks.simulation import UNREAD, Devices, Heard, Line, Listener, Policy, Simulation
-from chatterbox_engine.config import EngineConfig
+from chatterbox_engine.config import EngineConfig, S3GenSwitches
 from chatterbox_engine.s3gen.capacity import Capacity
 from chatterbox_engine.s3gen.mels import CALL_TOKENS, alike
 from chatterbox_engine.s3gen.scheduler import Work, batch
+from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.types import SAMPLE_RATE, TOKEN_RATE
 
 MAX_BATCH = 16
-HURRY_S = 0.5
+HURRY_S = S3GenSwitches().hurry_s
 S3GEN_BOUND = Devices(t3=Line(0.004, 0.0001), s3gen=Line(0.02, 0.0004), chunked=True)
 T3_BOUND = Devices(t3=Line(0.01, 0.0005), s3gen=Line(0.01, 0.00002), chunked=True)
 WINDOWS = Devices(t3=Line(0.004, 0.0001), s3gen=Line(0.01, 0.00002), chunked=False)
@@ -60,23 +61,12 @@ def engines_own(devices: Devices) -> Policy:
     return lambda work, now: batch(work, now, MAX_BATCH, lambda item, first: alike(item, first, slack), devices.s3gen)
 
 
-def deadline_alone(devices: Devices) -> Policy:
-    """Whoever runs dry first leads each call."""
+def led_by(devices: Devices, place: Callable[[SpeechStream], float]) -> Policy:
+    """Whoever has the lowest `place` leads each call."""
     slack = CALL_TOKENS if devices.chunked else 0
 
     def policy(work: list[Work], now: float) -> tuple[list[Work], float]:
-        ordered = sorted(work, key=lambda item: item.stream.due)
-        return [item for item in ordered if alike(item, ordered[0], slack)][:MAX_BATCH], float("inf")
-
-    return policy
-
-
-def arrival(devices: Devices) -> Policy:
-    """Whoever came first leads each call."""
-    slack = CALL_TOKENS if devices.chunked else 0
-
-    def policy(work: list[Work], now: float) -> tuple[list[Work], float]:
-        ordered = sorted(work, key=lambda item: item.stream.opened)
+        ordered = sorted(work, key=lambda item: place(item.stream))
         return [item for item in ordered if alike(item, ordered[0], slack)][:MAX_BATCH], float("inf")
 
     return policy
@@ -115,8 +105,8 @@ def policies(devices: Devices) -> dict[str, Simulation]:
     """A service for each, the next one with one thing more."""
     own = engines_own(devices)
     return {
-        "by arrival": Simulation(devices, arrival(devices)),
-        "who runs dry first": Simulation(devices, deadline_alone(devices)),
+        "by arrival": Simulation(devices, led_by(devices, lambda stream: stream.opened)),
+        "who runs dry first": Simulation(devices, led_by(devices, lambda stream: stream.due)),
         "and fuller calls where there is time": Simulation(devices, own),
         "and hurry": Simulation(devices, own, hurry_s=HURRY_S),
         "and admission: the engine": Simulation(devices, own, hurry_s=HURRY_S, capacity=Capacity(UNREAD)),

@@ -13,16 +13,16 @@ from functools import partial
 import numpy as np
 import torch
 
+from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen.capacity import Capacity
 from chatterbox_engine.s3gen.scheduler import Work, ready
 from chatterbox_engine.s3gen.stream import Chunk, SpeechStream
 from chatterbox_engine.types import SAMPLES_PER_TOKEN, S3GenVoice
 
-SCHEDULE = (25, 25, 50, 100)
-UNREAD = 8
-"""Chunks that a listener may be behind; these read at once."""
+_SWITCHES = S3GenSwitches()
+SCHEDULE, UNREAD = _SWITCHES.chunk_schedule, _SWITCHES.queue_chunks
+"""The engine's own defaults; listeners read at once."""
 _LOOKAHEAD = 3
-_LEAD_S = 30.0
 _LOOK_AGAIN_S = 0.05
 _PROMPT = 250
 """Tokens of the voice's prompt."""
@@ -132,7 +132,7 @@ class Simulation:
         if self._capacity is not None and not self._capacity.admits(self.now, self._streams()):
             return
         stream = SpeechStream(
-            _VOICE, _LOOKAHEAD, SCHEDULE, None, _LEAD_S, None, lambda: None,
+            _VOICE, _LOOKAHEAD, SCHEDULE, None, _SWITCHES.max_lead_s, None, lambda: None,
             hurry_s=self._hurry_s, clock=lambda: self.now,
         )  # fmt: skip
         self._live.append(_Live(listener, stream, heard, deque(stream.begin_piece(0, 0.0))))

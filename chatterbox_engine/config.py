@@ -94,6 +94,10 @@ class S3GenSwitches(_Switches):
     queue_chunks: int = Field(8, ge=1)
     """A stream with this many unread audio chunks waits."""
 
+    def goes_on(self, trained: bool) -> bool:
+        """Chunks go on from what is kept of those before; `trained`: the model was, to speak so."""
+        return self.flow_attention == "chunked" or (self.flow_attention == "auto" and trained)
+
 
 class MemorySwitches(_Switches):
     """What the engine may keep of the device's memory. On a CPU only idle_s has an effect: on the KV cache."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
-from platformdirs import user_data_path
 
 from benchmarks import conditions
 from chatterbox_engine.accel import native
@@ -17,6 +16,7 @@ from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import find
 from chatterbox_engine.config import PROFILES, EngineConfig
 from chatterbox_engine.errors import ChatterboxError
+from deployments.settings import ServiceSettings
 
 Finding = tuple[str, str]
 """What it is about, and what there is to say."""
@@ -52,7 +52,7 @@ def machine() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         free, there = torch.cuda.mem_get_info(index)
         yield f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {there / 2**30:.1f} GiB free"
-    folder = user_data_path("chatterbox-serve") / "voices"
+    folder = ServiceSettings().voices_folder
     above = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     can = "can be written" if os.access(above, os.W_OK) else "CANNOT be written: set voices_folder"
     yield "voices", f"{folder}, {can}"
@@ -74,8 +74,8 @@ def choices(model: str, device: str, profile: str) -> Iterator[Finding]:
     yield "T3", f"computes in {t3_dtype(config.t3.precision, picked)}".replace("torch.", "")
     yield "S3Gen", f"computes in {s3gen_dtype(config.s3gen.precision, picked)}".replace("torch.", "")
     yield "quantization", f"{applicable(config.t3.quantization, picked)} (asked for: {config.t3.quantization})"
-    chunked = config.s3gen.flow_attention == "chunked" or (config.s3gen.flow_attention == "auto" and spec.s3gen.chunked)
-    yield "flow", "goes on from chunk to chunk" if chunked else "computes all before it again with each chunk"
+    on = config.s3gen.goes_on(spec.s3gen.chunked)
+    yield "flow", "goes on from chunk to chunk" if on else "computes all before it again with each chunk"
     yield (
         "streams",
         f"{config.t3.max_streams} in T3, {config.s3gen.max_streams} in S3Gen, fewer where others would stall",

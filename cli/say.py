@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="auto", help="without a service: auto, demo, dummy:NAME, a folder or a hub id"
     )
     parser.add_argument("--device", default="auto", help="without a service: auto, cpu, cuda or cuda:N")
-    server.add_arguments(parser, needed=False)
+    server.add_arguments(parser)
 
 
 def run(given: argparse.Namespace) -> None:

@@ -50,10 +50,10 @@ class Server:
         return answer
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--server, from the environment where it is not given."""
     told = f"a running service, such as http://127.0.0.1:8000 (or ${URL}); its key is in ${KEY}"
-    parser.add_argument("--server", default=os.environ.get(URL), required=needed and URL not in os.environ, help=told)
+    parser.add_argument("--server", default=os.environ.get(URL), help=told)
 
 
 def needed(given: argparse.Namespace) -> Server:

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     removing = actions.add_parser("rm", help="delete a voice")
     removing.add_argument("voice", help="its name or id")
     for action in (adding, removing, actions.add_parser("list", help="which there are")):
-        server.add_arguments(action, needed=False)
+        server.add_arguments(action)
 
 
 def run(given: argparse.Namespace) -> None:

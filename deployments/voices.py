@@ -42,7 +42,8 @@ class Voices:
     def __init__(self, settings: ServiceSettings, runtime: Runtime) -> None:
         self._checkpoint, _ = runtime.enter("voices", settings)
         self._folder = settings.voices_folder
-        self._shared = VoiceStore(self._folder)
+        self._stores: dict[Path, VoiceStore] = {}
+        self._shared = self._store(self._folder)
         self._default = settings.default_voice
         self._consent = settings.require_consent
         self._encoder: VoiceEncoder | None = None
@@ -66,7 +67,7 @@ class Voices:
     @answers
     async def get(self, voice_id: str) -> Voice:
         """By the id that `resolve` told, whoever it belongs to. Raises UnknownVoice."""
-        stores = [self._shared, *map(VoiceStore, self._folder.glob(f"{_PRIVATE}*"))]
+        stores = [self._shared, *map(self._store, self._folder.glob(f"{_PRIVATE}*"))]
         for read in (*(store.get for store in stores), *(store.deleted for store in stores)):
             with contextlib.suppress(UnknownVoice):
                 return read(voice_id)
@@ -98,7 +99,7 @@ class Voices:
         samples = await asyncio.to_thread(read_clip, clip, min_s=rules.min_s, max_s=rules.max_s)
         async with self._encoding:
             voice = await asyncio.to_thread(self._encode, samples, name)
-        store = self._shared if shelf is None else VoiceStore(self._private(shelf))
+        store = self._shared if shelf is None else self._store(self._private(shelf))
         return _as_object(store.add(replace(voice, description=description, consent=consent)), shelf)
 
     @answers
@@ -119,6 +120,12 @@ class Voices:
             raise InvalidRequest("The voice is everybody's, and this key may neither change nor delete it.", "voice")
         return dict(self._visible(shelf))[shelf]
 
+    def _store(self, folder: Path) -> VoiceStore:
+        """One for each folder, which then warns of a foreign file once."""
+        if folder not in self._stores:
+            self._stores[folder] = VoiceStore(folder)
+        return self._stores[folder]
+
     def _private(self, shelf: str) -> Path:
         """No path is made of a name."""
         return self._folder / f"{_PRIVATE}{hashlib.sha256(shelf.encode()).hexdigest()[:32]}"
@@ -126,7 +133,7 @@ class Voices:
     def _visible(self, shelf: str | None) -> list[tuple[str | None, VoiceStore]]:
         """Its own first."""
         own = shelf is not None and self._private(shelf).is_dir()
-        return [*([(shelf, VoiceStore(self._private(shelf)))] if shelf and own else []), (None, self._shared)]
+        return [*([(shelf, self._store(self._private(shelf)))] if shelf and own else []), (None, self._shared)]
 
     def _find(self, voice: str, shelf: str | None) -> tuple[str | None, VoiceInfo]:
         """The shelf it is on, and the voice. Raises UnknownVoice."""

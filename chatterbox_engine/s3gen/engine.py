@@ -43,8 +43,8 @@ class S3GenEngine(Worker):
         self._streams: list[SpeechStream] = []
         self._lock = threading.Lock()
         self.lookahead = model.spec.encoder.lookahead
-        chunked = switches.flow_attention == "chunked" or (switches.flow_attention == "auto" and model.spec.chunked)
-        self._mels: Mels = (ChunkedMels if chunked else WindowMels)(model, switches.cfm_steps)
+        kind = ChunkedMels if switches.goes_on(model.spec.chunked) else WindowMels
+        self._mels: Mels = kind(model, switches.cfm_steps)
         self._call_seconds = Trend()
         """Of a call, by its tokens."""
         self._capacity = Capacity(switches.queue_chunks) if switches.admission == "auto" else None

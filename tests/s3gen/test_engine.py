@@ -270,16 +270,22 @@ def test_a_paced_stream_waits_for_its_listener(model: S3GenModel) -> None:
         engine.stop()
 
 
+def run_dry(engine: S3GenEngine) -> SpeechStream:
+    """A stream whose listener has played all that there was."""
+    stream = engine.open(voice())
+    stream.begin_piece(3, 0.0)
+    stream.feed(tokens(28), final=False)
+    stream.audio.read(timeout=20)
+    while stream.due > time.monotonic():
+        time.sleep(0.01)
+    return stream
+
+
 def test_a_listener_who_runs_dry_is_counted_and_keeps_others_out(model: S3GenModel) -> None:
     engine = S3GenEngine(model, S3GenSwitches(chunk_schedule=(25,)), None)
     engine.start()
     try:
-        stream = engine.open(voice())
-        stream.begin_piece(3, 0.0)
-        stream.feed(tokens(28), final=False)
-        stream.audio.read(timeout=20)
-        while stream.due > time.monotonic():
-            time.sleep(0.01)
+        stream = run_dry(engine)
         with pytest.raises(Overloaded):
             engine.open(voice())
         engine.open(voice(), paced=False).audio.close()  # nobody listens to it as it comes
@@ -297,12 +303,7 @@ def test_all_places_may_be_given_whoever_runs_dry(model: S3GenModel) -> None:
     engine = S3GenEngine(model, S3GenSwitches(chunk_schedule=(25,), admission="places", max_streams=2), None)
     engine.start()
     try:
-        stream = engine.open(voice())
-        stream.begin_piece(3, 0.0)
-        stream.feed(tokens(28), final=False)
-        stream.audio.read(timeout=20)
-        while stream.due > time.monotonic():
-            time.sleep(0.01)
+        run_dry(engine)
         engine.open(voice())
         with pytest.raises(Overloaded):
             engine.open(voice())
