@@ -119,7 +119,8 @@ class S3GenStage:
         self.model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, device, config.s3gen)
         self.dtype = dtype
         self._schedule = config.s3gen.chunk_schedule
-        watermarker = Watermarker() if config.watermark else None
+        own = config.s3gen.cpu_kernels == "auto" and config.s3gen.precision != "fp32"
+        watermarker = Watermarker(device=device, kernels=own) if config.watermark else None
         self.engine = S3GenEngine(self.model, config.s3gen, watermarker, config.memory.idle_s)
         self.engine.start()
 

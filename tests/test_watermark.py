@@ -4,16 +4,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatterbox_engine.accel import native
 from chatterbox_engine.errors import ModelUnavailable
 from chatterbox_engine.watermark import Watermarker
 
 
-@pytest.fixture(scope="module")
-def watermarker() -> Watermarker:
-    return Watermarker()
+@pytest.fixture(scope="module", params=["PyTorch's", "own"])
+def watermarker(request: pytest.FixtureRequest) -> Watermarker:
+    own = request.param == "own"
+    if own and not native.has_tiles():
+        pytest.skip("no AMX here, or no C compiler")
+    return Watermarker(kernels=own)
 
 
 def hum(seconds: float) -> np.ndarray:
@@ -28,6 +33,11 @@ def noise(seconds: float) -> np.ndarray:
 
 
 SOUNDS = {"hum": hum, "noise": noise}
+
+
+def whole_delta(watermarker: Watermarker, samples: np.ndarray) -> np.ndarray:
+    """What is added to (n,) samples by who knows them all."""
+    return watermarker.delta(samples[None], np.zeros(1, np.float32))[0][0]
 
 
 def streamed(watermarker: Watermarker, samples: np.ndarray, chunk: int) -> list[np.ndarray]:
@@ -50,7 +60,7 @@ def test_it_is_found_in_the_stream(watermarker: Watermarker, sound: str, seconds
 @pytest.mark.parametrize(("chunk", "nearness_db"), [(4_800, 25), (24_000, 33)])
 def test_the_stream_is_near_what_knows_the_whole(watermarker: Watermarker, chunk: int, nearness_db: float) -> None:
     samples = hum(3)
-    whole, _ = watermarker.delta(samples, 0.0)
+    whole = whole_delta(watermarker, samples)
     marked = np.concatenate(streamed(watermarker, samples, chunk))
     assert 10 * np.log10(np.mean(whole**2) / np.mean((marked - samples - whole) ** 2)) > nearness_db
 
@@ -62,7 +72,7 @@ def test_the_whole_at_once_is_what_perth_makes(watermarker: Watermarker) -> None
     t = np.arange(48_000) / 24_000
     samples = (0.05 * sum(np.sin(2 * np.pi * 150 * k * t + k * k) for k in range(1, 40))).astype(np.float32)
     perth = PerthImplicitWatermarker().apply_watermark(samples, sample_rate=24_000)
-    delta, _ = watermarker.delta(samples, 0.0)
+    delta = whole_delta(watermarker, samples)
     inner = slice(2_000, -2_000)  # resampling a tone that begins at once rings at the edges
     difference = (perth - samples - delta)[inner]
     assert 10 * np.log10(np.mean(delta[inner] ** 2) / np.mean(difference**2)) > 25
@@ -109,7 +119,7 @@ def test_seams_do_not_click(watermarker: Watermarker, chunk: int) -> None:
     seams = seams[(seams > 0) & (seams < len(samples))]
     steps = np.abs(np.diff(marked))
     assert steps[seams - 1].max() <= np.abs(np.diff(samples)).max()
-    whole, _ = watermarker.delta(samples, 0.0)
+    whole = whole_delta(watermarker, samples)
     bends = np.abs(np.diff(marked - samples, 2))  # of delta alone, where a click would stand out
     assert bends[np.r_[seams - 2, seams - 1]].max() <= 1.2 * np.abs(np.diff(whole, 2)).max()
 
@@ -133,6 +143,37 @@ def test_streams_do_not_touch_each_other(watermarker: Watermarker) -> None:
         out.append(one.push(hum(1)[i * 4_800 : (i + 1) * 4_800], final=i == 4))
         two.push(noise(0.2), final=i == 4)
     assert np.array_equal(np.concatenate(out), alone)
+
+
+@settings(max_examples=10, deadline=None)
+@given(sizes=st.lists(st.sampled_from([0, 500, 4_800, 9_600]), min_size=3, max_size=3), pushes=st.integers(1, 4))
+def test_pushed_together_each_is_what_it_is_alone(watermarker: Watermarker, sizes: list[int], pushes: int) -> None:
+    sounds = [hum(2), noise(2), 0.3 * hum(2)]
+    alone = [[stream.push(sound[i * size : (i + 1) * size], i == pushes - 1) for i in range(pushes)]
+             for sound, size in zip(sounds, sizes, strict=True) for stream in [watermarker.stream()]]  # fmt: skip
+    streams = [watermarker.stream() for _ in sounds]
+    for i in range(pushes):
+        chunks = [sound[i * size : (i + 1) * size] for sound, size in zip(sounds, sizes, strict=True)]
+        together = watermarker.push(streams, chunks, [i == pushes - 1] * 3)
+        for index, marked in enumerate(together):
+            np.testing.assert_allclose(marked, alone[index][i], rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(not native.has_tiles(), reason="no AMX here, or no C compiler")
+@pytest.mark.parametrize("sound", SOUNDS)
+def test_own_kernels_add_what_pytorchs_add(sound: str) -> None:
+    samples = SOUNDS[sound](2)
+    own, exact = (whole_delta(Watermarker(kernels=kernels), samples) for kernels in (True, False))
+    assert 10 * np.log10(np.mean(exact**2) / np.mean((own - exact) ** 2)) > 36
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.parametrize("sound", SOUNDS)
+def test_a_gpu_adds_what_a_cpu_adds(sound: str) -> None:
+    samples = SOUNDS[sound](2)
+    there, here = (whole_delta(Watermarker(device=device, kernels=False), samples) for device in ("cuda", "cpu"))
+    assert 10 * np.log10(np.mean(here**2) / np.mean((there - here) ** 2)) > 60
 
 
 def test_the_output_stays_within_full_scale(watermarker: Watermarker) -> None:

@@ -108,17 +108,17 @@ class S3GenEngine(Worker):
             self._streams = [stream for stream in self._streams if not stream.audio.closed]
             streams = list(self._streams)
         over = [stream for stream in streams if stream.over()]
-        for stream in over:
-            stream.emit(np.zeros(0, np.float32), final=True)
+        if over:
+            self._emit(over, [np.zeros(0, np.float32)] * len(over), final=True)
             with self._lock:
-                self._streams.remove(stream)
+                self._streams = [stream for stream in self._streams if stream not in over]
         work = ready(streams, time.monotonic(), self._mels.length, self._switches.queue_chunks)
         if not work:
             return bool(over)
         begin = time.monotonic()
         work, spare_s = batch(work, begin, self._switches.max_batch, self._mels.fits, self._call_seconds)
         if not work[0].chunk.piece.tokens:  # T3 had nothing to say
-            self._emit(work[0], np.zeros(0, np.float32))
+            self._emit([work[0].stream], [self._shaped(work[0], np.zeros(0, np.float32))], final=False)
             return True
         self.batch = len(work)
         mels = self._mels(work)
@@ -128,8 +128,8 @@ class S3GenEngine(Worker):
             mels,
             [item.chunk.final for item in work],
         )
-        for item, sound in zip(work, sounds, strict=True):
-            self._emit(item, sound.cpu().numpy())
+        shaped = [self._shaped(item, sound.cpu().numpy()) for item, sound in zip(work, sounds, strict=True)]
+        self._emit([item.stream for item in work], shaped, final=False)
         now = time.monotonic()
         self._call_seconds.see(len(work) * max(item.tokens for item in work), now - begin)
         if self._capacity is not None:
@@ -153,8 +153,8 @@ class S3GenEngine(Worker):
         for stream in streams:
             stream.audio.fail(error)
 
-    def _emit(self, item: Work, sound: np.ndarray) -> None:
-        """Fade in at a piece's start, crop its end where the model asks so, add the pause, and hand the audio on."""
+    def _shaped(self, item: Work, sound: np.ndarray) -> np.ndarray:
+        """A chunk's sound faded in at a piece's start, cropped at its end where the model asks so, then the pause."""
         stream, piece = item.stream, item.chunk.piece
         if item.chunk.final and self._model.spec.crop_last_token:
             kept = SAMPLES_PER_TOKEN * max(1, len(piece.tokens) - 1)
@@ -165,11 +165,19 @@ class S3GenEngine(Worker):
         stream.commit(item.chunk)
         if item.chunk.final and piece.pause_s:
             sound = np.concatenate((sound, np.zeros(round(piece.pause_s * SAMPLE_RATE), np.float32)))
-        self.samples += len(sound)
-        begin = time.monotonic()
-        before = stream.stalls, stream.stalled_s
-        stream.emit(sound, final=False)
-        if stream.paced:
-            self.stalls += stream.stalls - before[0]
-            self.stalled_seconds += stream.stalled_s - before[1]
-        self.watermark_seconds += time.monotonic() - begin
+        return sound
+
+    def _emit(self, streams: list[SpeechStream], sounds: list[np.ndarray], *, final: bool) -> None:
+        """Hand each stream its sound, watermarked."""
+        self.samples += sum(map(len, sounds))
+        if self._watermarker is not None:
+            begin = time.monotonic()
+            marks = [stream.watermark for stream in streams if stream.watermark is not None]
+            sounds = self._watermarker.push(marks, sounds, [final] * len(marks))
+            self.watermark_seconds += time.monotonic() - begin
+        for stream, sound in zip(streams, sounds, strict=True):
+            before = stream.stalls, stream.stalled_s
+            stream.emit(sound, final=final)
+            if stream.paced:
+                self.stalls += stream.stalls - before[0]
+                self.stalled_seconds += stream.stalled_s - before[1]

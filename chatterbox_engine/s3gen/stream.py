@@ -185,9 +185,7 @@ class SpeechStream:
                 self._pieces.popleft()
 
     def emit(self, samples: np.ndarray, *, final: bool) -> None:
-        """Hand audio (n,) to the listener, through the watermark where there is one."""
-        if self.watermark is not None:
-            samples = self.watermark.push(samples, final=final)
+        """Hand audio (n,) to the listener."""
         if len(samples):
             self._play(self._clock())
         self.samples += len(samples)
