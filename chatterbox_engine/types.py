@@ -70,6 +70,8 @@ class SpeechRequest:
     """One of the model's own."""
     speed: float = 1.0
     """At which its listener plays it: how fast a second of it is gone."""
+    paced: bool = True
+    """Somebody listens in real time. Else it is made as fast as can be beside those who do."""
 
 
 @dataclass(frozen=True, slots=True)

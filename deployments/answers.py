@@ -21,10 +21,13 @@ from chatterbox_engine.errors import (
     Overloaded,
     UnknownVoice,
 )
+from deployments.job_store import StoreUnavailable, UnknownJob, WrongState
 
 MAX_UPLOAD_BYTES = 20 * 2**20
 """Largest clip."""
 _MAX_JSON_BYTES = 2**20
+_MAX_JOB_BYTES = 8 * 2**20
+_JOBS = "/v1/audio/jobs"
 _MULTIPART_BYTES = 2**16
 """What a multipart body has beside its file."""
 
@@ -68,10 +71,14 @@ def answer(error: BaseException) -> JSONResponse:
         return error_answer(400, str(error), "invalid_request_error", error.param, "invalid_value")
     if isinstance(error, UnknownVoice):
         return error_answer(404, str(error), "invalid_request_error", "voice", "voice_not_found")
+    if isinstance(error, UnknownJob):
+        return error_answer(404, str(error), "invalid_request_error", "job_id", "job_not_found")
+    if isinstance(error, WrongState):
+        return error_answer(409, str(error), "invalid_request_error", None, "wrong_state")
     if isinstance(error, Overloaded):
         after = str(max(1, round(error.retry_after)))
         return error_answer(429, str(error), "rate_limit_error", None, "overloaded", retry_after=after)
-    if isinstance(error, ModelUnavailable | EngineDead | RayError | RayServeException):
+    if isinstance(error, ModelUnavailable | EngineDead | StoreUnavailable | RayError | RayServeException):
         message = str(error) if isinstance(error, ChatterboxError) else "A replica is gone or not ready. Try again."
         return error_answer(503, message, "server_error", None, "unavailable", retry_after="5")
     return error_answer(500, "Something went wrong here; the log has it under the request's id.", "server_error")
@@ -124,7 +131,8 @@ class _BodyLimit:
             return
         headers = dict(scope["headers"])
         upload = headers.get(b"content-type", b"").startswith(b"multipart/")
-        limit = MAX_UPLOAD_BYTES + _MULTIPART_BYTES if upload else _MAX_JSON_BYTES
+        json_limit = _MAX_JOB_BYTES if scope["path"].endswith(_JOBS) else _MAX_JSON_BYTES
+        limit = MAX_UPLOAD_BYTES + _MULTIPART_BYTES if upload else json_limit
         refusal = error_answer(
             413, f"The body is larger than {limit} bytes.", "invalid_request_error", None, "too_large"
         )

@@ -10,6 +10,7 @@ from ray.serve import Application, Deployment
 
 from deployments.identity import Runtime
 from deployments.ingress import Ingress
+from deployments.jobs import Jobs
 from deployments.s3gen import S3Gen
 from deployments.settings import ServiceSettings
 from deployments.t3 import T3
@@ -31,7 +32,8 @@ def build(settings: ServiceSettings) -> Application:
     if settings.layout == "split":
         t3 = _sized(T3, settings.t3_replicas, where.stage).bind(settings, where.runtime, voices)
     s3gen = _sized(S3Gen, settings.s3gen_replicas, where.stage).bind(settings, where.runtime, voices, t3)
-    return _sized(Ingress, 1, {"num_cpus": 0}).bind(settings, voices, s3gen, t3)
+    jobs = _sized(Jobs, 1, {"num_cpus": 0}).bind(settings, s3gen)
+    return _sized(Ingress, 1, {"num_cpus": 0}).bind(settings, voices, s3gen, t3, jobs)
 
 
 @dataclass(frozen=True, slots=True)

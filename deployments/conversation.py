@@ -164,7 +164,7 @@ class Conversation:
             if name in given:
                 raise InvalidRequest(f"{name} has no place here.", name)
         body = SpeechBody.model_validate({**given, "input": ""})
-        request = await self._prepare(body)
+        request = replace(await self._prepare(body), speed=body.speed)
         self._now = now = _Utterance(request, message.response_format, self._enter())
         await self._say("started", seed=request.sampling.seed, sample_rate=SAMPLE_RATE, format=message.response_format)
         now.speaking = asyncio.create_task(self._utter(now))

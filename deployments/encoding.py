@@ -92,7 +92,7 @@ class Coded:
 
     def encode(self, samples: np.ndarray, *, final: bool) -> bytes:
         if len(samples):
-            self._container.mux(self._stream.encode(_frame(samples, self._samples)))
+            self._container.mux(self._stream.encode(audio_frame(_whole(samples), self._samples)))
             self._samples += len(samples)
         if final:
             self._container.mux(self._stream.encode(None))
@@ -120,7 +120,7 @@ class Tempo:
         if self._graph is None:
             return samples
         if len(samples):
-            self._graph.push(_frame(samples, self._samples))
+            self._graph.push(audio_frame(_whole(samples), self._samples))
             self._samples += len(samples)
         if final:
             self._graph.push(None)
@@ -133,9 +133,13 @@ class Tempo:
             made.append(frame.to_ndarray()[0].astype(np.float32) / 32767.0)
 
 
-def _frame(samples: np.ndarray, start: int) -> av.AudioFrame:
-    whole = np.frombuffer(pcm16(samples), np.int16)[None]
-    frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="mono")
+def _whole(samples: np.ndarray) -> np.ndarray:
+    return np.frombuffer(pcm16(samples), np.int16)
+
+
+def audio_frame(samples: np.ndarray, start: int) -> av.AudioFrame:
+    """PyAV's frame of (n,) samples in 16 bits, the first of which is number `start`."""
+    frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, _TIME_BASE
     return frame
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial, reduce
 from operator import or_
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Request, Response, Security, UploadFile, WebSocket
 from fastapi.responses import JSONResponse
@@ -23,12 +23,13 @@ from deployments.admission import Gate, Ticket
 from deployments.answers import MAX_UPLOAD_BYTES, REFUSALS, AudioResponse, UnknownModel, answer, install
 from deployments.caller import Caller
 from deployments.conversation import Conversation
+from deployments.downloads import FILE, file_answer
 from deployments.encoding import CONTENT, Telling
 from deployments.faults import Stream, ask
 from deployments.guard import Door, Guard
 from deployments.identity import Identity
 from deployments.metrics import IngressMetrics
-from deployments.requests import SpeechBody, VoiceChange
+from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings
 
 logger = logging.getLogger("ray.serve")
@@ -75,13 +76,19 @@ class Ingress:
     """The service's front. Admission for both stages happens here, once."""
 
     def __init__(
-        self, settings: ServiceSettings, voices: DeploymentHandle, s3gen: DeploymentHandle, t3: DeploymentHandle | None
+        self,
+        settings: ServiceSettings,
+        voices: DeploymentHandle,
+        s3gen: DeploymentHandle,
+        t3: DeploymentHandle | None,
+        jobs: DeploymentHandle,
     ) -> None:
         """`t3`: None where S3Gen's replicas have it."""
         self.door = Door(settings)
         self._settings = settings
         self._voices = voices
         self._s3gen = s3gen
+        self._jobs = jobs
         self._handles = [handle for handle in (t3, s3gen) if handle is not None]
         self._metrics = IngressMetrics()
         places = settings.engine_config().s3gen.max_streams * settings.s3gen_replicas
@@ -101,7 +108,7 @@ class Ingress:
                 raise InvalidRequest(f"The header {header} is not allowed.", header)
         text = validate(body.input, self._settings.max_characters)
         caller: Caller = request.state.caller
-        asked = replace(await self._prepare(caller, body), text=text)
+        asked = replace(await self._prepare(caller, body), text=text, speed=body.speed)
         ticket = self._gate.enter(caller)
         chunks = Stream(self._s3gen, "speak", asked)
         try:
@@ -128,13 +135,13 @@ class Ingress:
         prepare, enter = partial(self._prepare, caller), partial(self._gate.enter, caller)
         await Conversation(socket, prepare, enter, speak, limit).run()
 
-    async def _prepare(self, caller: Caller, body: SpeechBody) -> SpeechRequest:
-        """A request without its text yet. Raises InvalidRequest, UnknownVoice."""
+    async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:
+        """A request without its text yet, at its own speed. Raises InvalidRequest, UnknownVoice."""
         served = (await self._identify())["t3"]
         _check_model(body.model, served)
         sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
         voice = await ask(self._voices, "resolve", body.voice, caller.shelf)
-        return SpeechRequest("", voice, sampling, language, body.speed)
+        return SpeechRequest("", voice, sampling, language)
 
     async def _audio(
         self, told: Telling, first: AudioChunk, chunks: Stream, ticket: Ticket
@@ -198,6 +205,46 @@ class Ingress:
     async def delete_voice(self, request: Request, voice_id: str) -> dict[str, Any]:
         await ask(self._voices, "delete", voice_id, request.state.caller.shelf)
         return {"id": voice_id, "object": "voice", "deleted": True}
+
+    @api.post("/v1/audio/jobs", status_code=202, **_KEYED)
+    async def add_job(self, request: Request, body: JobBody) -> dict[str, Any]:
+        """Have a long text spoken, a book's too, beside live traffic; its Markdown headings begin chapters."""
+        text = validate(body.input, self._settings.max_job_characters)
+        caller: Caller = request.state.caller
+        asked = replace(await self._prepare(caller, body), text=text)
+        served = (await self._identify())["t3"].spec
+        form = body.response_format
+        return await ask(self._jobs, "add", caller.name, body.title, form, asked, served.piece_characters)
+
+    @api.get("/v1/audio/jobs", **_KEYED)
+    async def jobs(self, request: Request) -> dict[str, Any]:
+        """This key's jobs, oldest first."""
+        return {"object": "list", "data": await ask(self._jobs, "catalogue", request.state.caller.name)}
+
+    @api.get("/v1/audio/jobs/{job_id}", **_KEYED)
+    async def job(self, request: Request, job_id: str) -> dict[str, Any]:
+        """How far it is, and where its chapters begin."""
+        return await ask(self._jobs, "describe", job_id, request.state.caller.name)
+
+    @api.post("/v1/audio/jobs/{job_id}/{change}", **_KEYED)
+    async def change_job(
+        self, request: Request, job_id: str, change: Literal["pause", "resume", "cancel"]
+    ) -> dict[str, Any]:
+        """Pause a job, go on with one that is paused or has failed, or end it and let go of what was said."""
+        return await ask(self._jobs, change, job_id, request.state.caller.name)
+
+    @api.get("/v1/audio/jobs/{job_id}/file", response_class=Response, **_KEYED | {"responses": FILE})
+    async def job_file(self, request: Request, job_id: str) -> Response:
+        """The audio of a job that is done; parts of it by `Range`."""
+        owner = request.state.caller.name
+        name, media_type, size = await ask(self._jobs, "file", job_id, owner)
+        return file_answer(request, name, media_type, size, partial(Stream, self._jobs, "read", job_id, owner))
+
+    @api.delete("/v1/audio/jobs/{job_id}", **_KEYED)
+    async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
+        """With its file."""
+        await ask(self._jobs, "delete", job_id, request.state.caller.name)
+        return {"id": job_id, "object": "audio.job", "deleted": True}
 
     @api.get("/health", responses={503: {"description": "It is warming up, or a replica is gone."}})
     async def health(self) -> JSONResponse:

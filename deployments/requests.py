@@ -18,11 +18,12 @@ from chatterbox_engine.types import (
     Temperature,
     TopK,
 )
+from deployments.book import BookFormat
 from deployments.encoding import Format
 
 
-class SpeechBody(BaseModel):
-    """POST /v1/audio/speech: the OpenAI speech API's fields, and beside them those of `SamplingParams`.
+class Spoken(BaseModel):
+    """What every request to speak may say: the voice, and the fields of `SamplingParams`.
 
     None is the default of the model that is served; GET /v1/models tells it.
     """
@@ -32,10 +33,6 @@ class SpeechBody(BaseModel):
     input: str = Field(description="The text to speak.", json_schema_extra={"minLength": 1})
     model: str | None = Field(None, description="A model of GET /v1/models, or one of OpenAI's names.")
     voice: str = Field("default", min_length=1, max_length=64, description="A voice's name or id.")
-    response_format: Format = "mp3"
-    speed: float = Field(1.0, ge=0.25, le=4.0, description="Faster or slower, at the same pitch.")
-    stream_format: Literal["audio", "sse"] = Field("audio", description="sse: OpenAI's speech.audio events.")
-    instructions: str | None = Field(None, description="Accepted and ignored: Chatterbox takes no instructions.")
     language: str | None = Field(None, description="One of the model's languages, such as en.")
     temperature: Temperature | None = None
     min_p: Probability | None = None
@@ -54,6 +51,25 @@ class SpeechBody(BaseModel):
         seed = secrets.randbits(31) if self.seed is None else self.seed
         given = self.model_dump(include=set(SamplingParams.model_fields))
         return spec.sampling_for({**given, "seed": seed})
+
+
+class SpeechBody(Spoken):
+    """POST /v1/audio/speech: the OpenAI speech API's fields, and beside them those of `SamplingParams`."""
+
+    response_format: Format = "mp3"
+    speed: float = Field(1.0, ge=0.25, le=4.0, description="Faster or slower, at the same pitch.")
+    stream_format: Literal["audio", "sse"] = Field("audio", description="sse: OpenAI's speech.audio events.")
+    instructions: str | None = Field(None, description="Accepted and ignored: Chatterbox takes no instructions.")
+
+
+class JobBody(Spoken):
+    """POST /v1/audio/jobs: a long text."""
+
+    input: str = Field(
+        description="The text; its Markdown headings (# One) begin chapters.", json_schema_extra={"minLength": 1}
+    )
+    title: str = Field("Untitled", min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    response_format: BookFormat = Field("m4b", description="Of the file; m4b, mp3 and opus have its chapters in it.")
 
 
 class VoiceChange(BaseModel):

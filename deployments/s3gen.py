@@ -60,7 +60,7 @@ class S3Gen:
 
         Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead, or what ended T3's stream.
         """
-        stream = self._stage.open(await self._voices.get(request.voice), speed=request.speed)
+        stream = self._stage.open(await self._voices.get(request.voice), paced=request.paced, speed=request.speed)
         feeding = asyncio.create_task(self._feed(stream, request))
         try:
             final = False

@@ -38,6 +38,11 @@ class ServiceSettings(BaseModel):
     max_characters: int = Field(4096, ge=1)
     """Longest input of one request."""
     max_upload_bytes: int = Field(20 * 2**20, ge=1024)
+    jobs_folder: Path = Field(default_factory=lambda: user_data_path("chatterbox-serve") / "jobs")
+    """Where long texts and their files are kept, of one service alone; on a cluster, on a disk that outlives nodes."""
+    job_streams: int = Field(1, ge=1)
+    """Pieces of long texts that are spoken at a time, beside live traffic and after it."""
+    max_job_characters: int = Field(1_000_000, ge=1)
     client_stall_s: float = Field(30.0, gt=0)
     """A client that takes no audio for so long is cut off, where the transport tells (docs/operations.md)."""
 

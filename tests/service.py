@@ -77,6 +77,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         model="dummy:tiny",
         device="cpu",
         voices_folder=folder,
+        jobs_folder=tmp_path_factory.mktemp("jobs"),
         # By places and schedule alone, so that what tests see does not hang on how busy the machine is.
         switches={"s3gen": {"max_streams": PLACES, "admission": "places", "hurry_s": None}},
     )
