@@ -1,6 +1,7 @@
 """A reference clip: an audio file of unknown origin, decoded within bounds or refused by name."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ from chatterbox_engine.types import SAMPLE_RATE
 _MIN_RATE, _MAX_RATE = 8_000, 192_000
 _SILENCE = 1e-3
 """RMS of -60 dBFS."""
+_QUIET_DB = 45.0
+"""Below the loudest frame: breath and room between words are louder."""
+_KEPT = SAMPLE_RATE // 10
+"""Samples of what is before and after the sound that stay."""
+_LUFS = -27.0
 _MAX_PEAK = 4.0
 """Full scale is 1. Codecs overshoot a little; samples far above it are integers called floats."""
 _UNKNOWN_LENGTH = 0x7FFF_0000
@@ -55,6 +61,29 @@ def read_clip(
     if float(np.sqrt(np.mean(np.square(mono, dtype=np.float64)))) < _SILENCE:
         raise _refusal("The clip is silent (below -60 dBFS). Send one with clear speech.")
     return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
+
+
+def prepared(clip: np.ndarray, *, min_s: float) -> np.ndarray:
+    """A clip (n,) at 24 kHz without the silence before and after its sound, as far as `min_s` are left, and at -27 LUFS.
+
+    To that loudness chatterbox-tts brings the clips of its Turbo; here all voices of a service are equally loud.
+    """
+    import librosa
+
+    _, (begin, end) = librosa.effects.trim(clip, top_db=_QUIET_DB)
+    begin, end = max(0, begin - _KEPT), min(len(clip), end + _KEPT)
+    missing = max(0, round(min_s * SAMPLE_RATE) - (end - begin))
+    end = min(len(clip), end + missing)
+    begin = max(0, min(begin, end - round(min_s * SAMPLE_RATE)))
+    return levelled(clip[begin:end], _LUFS)
+
+
+def levelled(clip: np.ndarray, lufs: float) -> np.ndarray:
+    """A clip (n,) at 24 kHz brought to a loudness (ITU-R BS.1770-4); one too quiet to have any stays as it is."""
+    import pyloudnorm
+
+    gain = 10.0 ** ((lufs - pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(clip)) / 20.0)
+    return clip * float(gain) if math.isfinite(gain) and gain > 0.0 else clip
 
 
 def _content(data: bytes | Path, max_bytes: int) -> bytes:

@@ -1,12 +1,12 @@
 """Reference clip -> voice, by chatterbox-tts's own encoders, without the rest of its model."""
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from chatterbox_engine.clip import levelled
 from chatterbox_engine.spec import ModelSpec, SpeechTokenizerSpec
 from chatterbox_engine.types import SAMPLE_RATE
 from chatterbox_engine.voice import Voice, voice_id
@@ -52,14 +52,6 @@ class VoiceEncoder:
         t3 = {"speaker_emb": speaker.mean(dim=0, keepdim=True), "cond_prompt_speech_tokens": torch.atleast_2d(prompt)}
         pcm = (np.clip(clip, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes()
         return Voice.from_parts(t3, gen, name=name, model=self._spec.name, id=voice_id(pcm, self._spec.name))
-
-
-def levelled(clip: np.ndarray, lufs: float) -> np.ndarray:
-    """A clip (n,) at 24 kHz brought to a loudness (ITU-R BS.1770-4); one too quiet to have any stays as it is."""
-    import pyloudnorm
-
-    gain = 10.0 ** ((lufs - pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(clip)) / 20.0)
-    return clip * float(gain) if math.isfinite(gain) and gain > 0.0 else clip
 
 
 def _filled(module: Any, weights: Weights) -> Any:

@@ -1,4 +1,4 @@
-"""python -m cli: speak, keep voices and keys, and see what this machine would do."""
+"""python -m cli: speak, keep voices, jobs and keys, and see what this machine would do."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ warnings.filterwarnings("ignore", message="pkg_resources")  # perth's import of 
 
 from chatterbox_engine.errors import ChatterboxError  # noqa: E402 (after the filter)
 
-COMMANDS = ("say", "voices", "keys", "doctor", "bench")
+COMMANDS = ("say", "voices", "jobs", "keys", "doctor", "bench")
 
 
 def main(arguments: list[str] | None = None) -> int:

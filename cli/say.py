@@ -17,6 +17,7 @@ from chatterbox_engine.tts import OptimizedChatterboxTTS
 from chatterbox_engine.types import SAMPLE_RATE
 from chatterbox_engine.utterance import StreamingMetrics
 from cli import server
+from cli.files import whole
 from cli.player import Player
 from deployments.encoding import Format
 from deployments.wav import pcm16
@@ -56,14 +57,15 @@ def _ask(service: server.Server, text: str, given: argparse.Namespace) -> None:
     if form not in get_args(Format):
         raise InvalidRequest(f"{path} ends with none of {', '.join((*_OWN_HEADERS, *_STREAMED))}.", "output")
     asked = {"input": text, "voice": given.voice, "seed": given.seed, "response_format": form}
-    parts = service.speech(**{name: value for name, value in asked.items() if value is not None})
+    body = {name: value for name, value in asked.items() if value is not None}
+    parts = service.parts("POST", "/v1/audio/speech", json=body)
     if path is None:
         with Player() as player:
             for data in _told(parts):
                 player.write(data)
         return
     parts = chain([next(parts, b"")], parts)  # a refusal leaves no file
-    with _whole(path) as part:
+    with whole(path) as part:
         if kind in _OWN_HEADERS:
             with _opened(part) as sound:
                 for data in _told(parts):
@@ -71,20 +73,6 @@ def _ask(service: server.Server, text: str, given: argparse.Namespace) -> None:
         else:
             with part.open("wb") as file:
                 file.writelines(parts)
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A place to write the file, which is there whole or not at all. Raises InvalidRequest."""
-    part = path.with_name(f".part-{path.name}")
-    try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be written: {error}", "output") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _told(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -32,9 +32,9 @@ class Server:
         with closing(self._ask(method, path, **options)) as answer:
             return dict(answer.json())
 
-    def speech(self, **body: Any) -> Iterator[bytes]:
-        """The bytes of an utterance as they come. Raises Unanswered, also in the middle."""
-        with closing(self._ask("POST", "/v1/audio/speech", json=body, stream=True)) as answer:
+    def parts(self, method: str, path: str, **options: Any) -> Iterator[bytes]:
+        """An answer's bytes as they come. Raises Unanswered, also in the middle."""
+        with closing(self._ask(method, path, stream=True, **options)) as answer:
             try:
                 yield from answer.iter_content(chunk_size=None)
             except requests.RequestException as error:

@@ -61,6 +61,12 @@ def overview() -> Dashboard:
     )
     _row(
         board,
+        "Jobs",
+        _panel("Jobs queued", total("jobs_queued")),
+        _panel("Pieces spoken", rate("job_pieces")),
+    )
+    _row(
+        board,
         "Devices",
         *(
             _panel(f"VRAM {what}", highest(f"vram_{what}_bytes"), note="Of the stage's fullest replica.")

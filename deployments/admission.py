@@ -1,10 +1,16 @@
-"""The gate: how many streams may be in flight, for both stages together."""
+"""The gate: how many streams may be in flight, for both stages together, and what is logged of each."""
 
+import logging
+import time
 from collections import Counter
+from typing import Any
 
 from chatterbox_engine.errors import Overloaded
+from chatterbox_engine.types import SAMPLE_RATE
 from deployments.caller import ANYBODY, Caller
 from deployments.metrics import IngressMetrics
+
+logger = logging.getLogger("ray.serve")
 
 _RETRY_AFTER_S = 2.0
 
@@ -52,12 +58,33 @@ class Ticket:
     def __init__(self, gate: Gate, caller: Caller) -> None:
         self._gate: Gate | None = gate
         self._caller = caller
+        self._begin = time.monotonic()
+        self._first_s: float | None = None
+        self._samples = 0
+        self.about: dict[str, Any] = {}
+        """What else the log is to say of it."""
+
+    def heard(self, samples: int) -> None:
+        """So many samples more were sent."""
+        if self._first_s is None and samples:
+            self._first_s = time.monotonic() - self._begin
+        self._samples += samples
 
     def end(self, outcome: str) -> None:
-        """`outcome`: ok, refused, overloaded, failed or cancelled."""
-        if self._gate is not None:
-            gate, self._gate = self._gate, None
-            gate.leave(outcome, self._caller)
+        """`outcome`: ok, refused, overloaded, failed or cancelled. One log line tells it, with its figures as fields
+        where the log is JSON."""
+        if self._gate is None:
+            return
+        gate, self._gate = self._gate, None
+        gate.leave(outcome, self._caller)
+        seconds, took_s = self._samples / SAMPLE_RATE, time.monotonic() - self._begin
+        first_s = None if self._first_s is None else round(self._first_s, 3)
+        fields = {"outcome": outcome, "key": self._caller.name, "audio_s": round(seconds, 3), "first_audio_s": first_s}
+        told = "no audio" if first_s is None else f"{seconds:.2f} s of audio, the first after {first_s:.3f} s"
+        logger.info(
+            "speech %s: %s, %.2f s in all", outcome, told, took_s,
+            extra={**fields, "took_s": round(took_s, 3), **self.about},
+        )  # fmt: skip
 
     def __del__(self) -> None:
         self.end("cancelled")

@@ -91,6 +91,8 @@ class _Utterance:
         self.clauses = Clauses(request.language)
         self.waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING)
         self.characters = 0
+        self.texts: list[str] = []
+        """Its clauses."""
         self.samples = 0
         self.speaking: asyncio.Task[None] | None = None
 
@@ -105,8 +107,11 @@ class Conversation:
         enter: Callable[[], Ticket],
         speak: Callable[[SpeechRequest], Stream],
         max_characters: int,
+        about: Callable[[SpeechRequest], dict[str, Any]],
     ) -> None:
+        """`about`: what the log says of an utterance."""
         self._socket = socket
+        self._about = about
         self._prepare = prepare
         self._enter = enter
         self._speak = speak
@@ -179,6 +184,7 @@ class Conversation:
                     continue  # nothing to speak, which is no mistake here
                 await self._play(now, np.zeros(pause, np.float32))
                 await self._say("clause", text=clause, sample=now.samples)
+                now.texts.append(clause)
                 await self._utter_clause(now, clause, index)
                 pause = round(SAMPLE_RATE * (SENTENCE_PAUSE_S if clause[-1] in _SENTENCE_ENDS else CLAUSE_PAUSE_S))
                 index += 1
@@ -193,6 +199,7 @@ class Conversation:
         except Exception as error:
             await self._refuse(error)
         finally:
+            now.ticket.about = self._about(replace(now.request, text=" ".join(now.texts)))
             now.ticket.end(outcome)
             if self._now is now:
                 self._now = None
@@ -214,6 +221,7 @@ class Conversation:
 
     async def _play(self, now: _Utterance, samples: np.ndarray) -> None:
         now.samples += len(samples)
+        now.ticket.heard(len(samples))
         await self._send(now.telling.tell(AudioChunk(samples, False)))
 
     async def _silence(self) -> int:

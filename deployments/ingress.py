@@ -110,6 +110,7 @@ class Ingress:
         caller: Caller = request.state.caller
         asked = replace(await self._prepare(caller, body), text=text, speed=body.speed)
         ticket = self._gate.enter(caller)
+        ticket.about = self._about(asked)
         chunks = Stream(self._s3gen, "speak", asked)
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
@@ -133,7 +134,7 @@ class Ingress:
         limit = self._settings.max_characters
         caller: Caller = socket.state.caller
         prepare, enter = partial(self._prepare, caller), partial(self._gate.enter, caller)
-        await Conversation(socket, prepare, enter, speak, limit).run()
+        await Conversation(socket, prepare, enter, speak, limit, self._about).run()
 
     async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:
         """A request without its text yet, at its own speed. Raises InvalidRequest, UnknownVoice."""
@@ -143,18 +144,24 @@ class Ingress:
         voice = await ask(self._voices, "resolve", body.voice, caller.shelf)
         return SpeechRequest("", voice, sampling, language)
 
+    def _about(self, asked: SpeechRequest) -> dict[str, Any]:
+        """What the log says of a request."""
+        told = {"voice": asked.voice, "language": asked.language, "characters": len(asked.text)}
+        return {**told, "text": asked.text} if self._settings.log_texts else told
+
     async def _audio(
         self, told: Telling, first: AudioChunk, chunks: Stream, ticket: Ticket
     ) -> AsyncGenerator[bytes, None]:
         """The response's bytes. Whatever ends it early cancels back along the chain and frees the places."""
         outcome = "cancelled"
         try:
-            yield told.tell(first)
-            final = first.final
-            while not final:
-                chunk = await anext(chunks)
-                final = chunk.final
+            chunk = first
+            while True:
+                ticket.heard(len(chunk.samples))
                 yield told.tell(chunk)
+                if chunk.final:
+                    break
+                chunk = await anext(chunks)
             outcome = "ok"
         except Exception:
             outcome = "failed"

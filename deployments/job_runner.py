@@ -52,6 +52,8 @@ class Runner:
         self._bound: set[str] = set()
         """Jobs whose file is being made."""
         self._broken: Counter[tuple[str, int]] = Counter()
+        self.said = 0
+        """Pieces since the start."""
         self._news = asyncio.Event()
         self._workers = [asyncio.create_task(self._work()) for _ in range(streams)]
 
@@ -108,6 +110,7 @@ class Runner:
             samples = await self._spoken(task)
             await asyncio.to_thread(self._store.keep, task, samples, time.monotonic() - begin)
             self._broken.pop(key, None)
+            self.said += 1
         except Cancelled:
             pass
         except (InvalidRequest, UnknownVoice) as error:

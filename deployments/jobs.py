@@ -15,6 +15,7 @@ from deployments.book import MEDIA_TYPES, BookFormat, chapters
 from deployments.faults import Stream, answers, streams
 from deployments.job_runner import Runner
 from deployments.job_store import Job, JobStore, Status, StoreUnavailable, WrongState
+from deployments.metrics import PERIOD_S, JobMetrics
 from deployments.settings import ServiceSettings
 
 logger = logging.getLogger("ray.serve")
@@ -38,6 +39,7 @@ class Jobs:
         self._why = "The jobs' store is being opened."
         self._opened: tuple[JobStore, Runner] | None = None
         self._opening = asyncio.ensure_future(self._open())
+        self._reporting = asyncio.ensure_future(self._report(JobMetrics()))
 
     async def _open(self) -> None:
         while self._opened is None:
@@ -49,6 +51,13 @@ class Jobs:
                     logger.warning("jobs: %s", error)
                 self._why = str(error)
                 await asyncio.sleep(_AGAIN_S)
+
+    async def _report(self, metrics: JobMetrics) -> None:
+        await self._opening
+        store, runner = self._need()
+        while True:
+            metrics.report(len(store.queued()), runner.said)
+            await asyncio.sleep(PERIOD_S)
 
     @answers
     async def add(

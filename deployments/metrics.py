@@ -11,7 +11,8 @@ from chatterbox_engine.types import SAMPLE_RATE, TOKEN_RATE
 
 PREFIX = "chatterbox_"
 _FIRST_AUDIO_BUCKETS = [0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0]
-_PERIOD_S = 1.0
+PERIOD_S = 1.0
+"""Between two reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ SPECIFICATION = (
     Metric("s3gen_stalled_seconds", "counter", "s", "Seconds of silence that listeners heard within utterances."),
     Metric("t3_reopened", "counter", "short", "Streams that went on after their T3 replica broke off."),
     Metric("streams_live", "gauge", "short", "Requests in flight at the ingress."),
+    Metric("jobs_queued", "gauge", "short", "Jobs that are worked on, or wait for it."),
+    Metric("job_pieces", "counter", "short", "Pieces of jobs that were spoken."),
     Metric("requests", "counter", "short", "Speech requests by how they ended.", ("outcome",)),
     Metric("first_audio_seconds", "histogram", "s", "From a request's arrival at the ingress to its first audio."),
     Metric("vram_allocated_bytes", "gauge", "bytes", "Device memory in tensors.", ("stage",)),
@@ -139,7 +142,20 @@ class StageMetrics:
         """Report for as long as the replica lives."""
         while True:
             self.report(engine)
-            await asyncio.sleep(_PERIOD_S)
+            await asyncio.sleep(PERIOD_S)
+
+
+class JobMetrics:
+    """Reports on long texts."""
+
+    def __init__(self) -> None:
+        self._queued = _gauge("jobs_queued")
+        self._pieces = _Growth("job_pieces")
+
+    def report(self, queued: int, pieces: int) -> None:
+        """`pieces`: said since the start."""
+        self._queued.set(queued)
+        self._pieces.report(pieces)
 
 
 class IngressMetrics:

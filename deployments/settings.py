@@ -31,6 +31,9 @@ class ServiceSettings(BaseModel):
     """The voice, by name or id, that "default" and OpenAI's names mean. default: the one built into the model."""
     require_consent: bool = False
     """Take no clip without consent=true: whoever sends it says that the speaker agreed."""
+    prepare_clips: bool = True
+    """Silence before and after a clip's sound is cut off, and the clip brought to -27 LUFS. False: chatterbox-tts's own
+    way, as it is."""
     keys_file: Path | None = None
     """Keys that clients must show (`python -m cli keys`). None: only this machine's own clients are served."""
     open_to_network: bool = False
@@ -43,6 +46,8 @@ class ServiceSettings(BaseModel):
     job_streams: int = Field(1, ge=1)
     """Pieces of long texts that are spoken at a time, beside live traffic and after it."""
     max_job_characters: int = Field(1_000_000, ge=1)
+    log_texts: bool = False
+    """Texts stand in the log lines of their requests. They are what people said: mind who reads the log."""
     client_stall_s: float = Field(30.0, gt=0)
     """A client that takes no audio for so long is cut off, where the transport tells (docs/operations.md)."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import serve
 
-from chatterbox_engine.clip import read_clip
+from chatterbox_engine.clip import prepared, read_clip
 from chatterbox_engine.errors import InvalidRequest, UnknownVoice
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice, VoiceInfo
 from chatterbox_engine.voice_encoder import VoiceEncoder
@@ -46,6 +46,7 @@ class Voices:
         self._shared = self._store(self._folder)
         self._default = settings.default_voice
         self._consent = settings.require_consent
+        self._prepare = settings.prepare_clips
         self._encoder: VoiceEncoder | None = None
         self._encoding = asyncio.Lock()
 
@@ -97,6 +98,8 @@ class Voices:
             raise InvalidRequest(message, "consent")
         rules = self._checkpoint.spec.clip
         samples = await asyncio.to_thread(read_clip, clip, min_s=rules.min_s, max_s=rules.max_s)
+        if self._prepare:
+            samples = await asyncio.to_thread(prepared, samples, min_s=rules.min_s)
         async with self._encoding:
             voice = await asyncio.to_thread(self._encode, samples, name)
         store = self._shared if shelf is None else self._store(self._private(shelf))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chatterbox_engine.clip import read_clip
+from chatterbox_engine.clip import prepared, read_clip
 from chatterbox_engine.errors import InvalidRequest
 
 
@@ -115,3 +115,24 @@ def test_a_header_that_promises_hours_is_refused_before_decoding() -> None:
     content[21] |= 0x0F  # the highest bits of STREAMINFO's number of samples
     with pytest.raises(InvalidRequest, match=r"too long|truncated|decoded"):
         read_clip(bytes(content))
+
+
+@pytest.mark.parametrize(("before", "after", "gain"), [(2.0, 1.0, 0.01), (0.0, 3.0, 3.0), (0.0, 0.0, 1.0)])
+def test_a_prepared_clip_is_its_sound_at_one_loudness(before: float, after: float, gain: float) -> None:
+    import pyloudnorm
+
+    sound = tone(4, 24_000)[:, 0].astype(np.float32)
+    room = 1e-4 * np.random.default_rng(2).standard_normal(3 * 24_000).astype(np.float32)
+    clip = gain * np.concatenate((room[: int(before * 24_000)], sound, room[: int(after * 24_000)]))
+    made = prepared(clip, min_s=3.0)
+    assert len(sound) <= len(made) <= len(sound) + 0.35 * 24_000
+    assert pyloudnorm.Meter(24_000).integrated_loudness(made) == pytest.approx(-27.0, abs=0.1)
+
+
+@pytest.mark.parametrize("place", [0.0, 1.0, 3.5])
+def test_a_short_sound_keeps_what_makes_it_long_enough(place: float) -> None:
+    clip = np.zeros(4 * 24_000, np.float32)
+    clip[int(place * 24_000) : int((place + 0.5) * 24_000)] = tone(0.5, 24_000)[:, 0]
+    made = prepared(clip, min_s=3.0)
+    assert len(made) == 3 * 24_000
+    assert np.count_nonzero(made) == np.count_nonzero(clip)

@@ -53,6 +53,25 @@ def test_voices_are_added_listed_and_removed(
     assert "nowhere.wav" in told(capsys, "voices", "add", str(tmp_path / "nowhere.wav"), status=1)
 
 
+def test_a_job_is_begun_watched_and_fetched(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATTERBOX_URL", service.url)
+    text, path = tmp_path / "Rain.md", tmp_path / "rain.flac"
+    text.write_text("# One\n\nIt was a night.\n\n# Two\n\nIt rained.")
+    job = told(capsys, "jobs", "add", str(text), "--seed", "3", "-o", str(path)).strip()
+    samples, _ = soundfile.read(path)
+    shown = told(capsys, "jobs", "show", job).splitlines()
+    assert shown[0].split("\t")[:3] == [job, "Rain", "done"]
+    assert f"2 of 2 pieces, {len(samples) / 24_000:.1f} s" in shown[0]
+    assert [line.split("\t")[2] for line in shown[1:]] == ["One", "Two"]
+    assert job in told(capsys, "jobs", "list")
+    assert "only jobs that are queued" in told(capsys, "jobs", "pause", job, status=1)
+    told(capsys, "jobs", "rm", job)
+    assert "There is no job" in told(capsys, "jobs", "fetch", job, "-o", str(path), status=1)
+    assert "ends with none of m4b" in told(capsys, "jobs", "add", str(text), "-o", "rain.txt", status=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -34,7 +34,9 @@ def test_committed_json_is_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_rows_and_grid() -> None:
     everything = json.loads(render())["panels"]
-    assert [p["title"] for p in everything if p["type"] == "row"] == ["Listeners", "T3", "S3Gen", "Devices"]
+    assert [p["title"] for p in everything if p["type"] == "row"] == [
+        "Listeners", "T3", "S3Gen", "Jobs", "Devices",
+    ]  # fmt: skip
     assert [p["id"] for p in everything] == list(range(1, len(everything) + 1))
     cells = [
         (x, y)
