@@ -64,7 +64,7 @@ def read_clip(
 
 
 def prepared(clip: np.ndarray, *, min_s: float) -> np.ndarray:
-    """A clip (n,) at 24 kHz without the silence before and after its sound, as far as `min_s` are left, and at -27 LUFS.
+    """A clip (n,) at 24 kHz at -27 LUFS and without the silence before and after its sound, as far as `min_s` are left.
 
     To that loudness chatterbox-tts brings the clips of its Turbo; here all voices of a service are equally loud.
     """
