@@ -65,8 +65,7 @@ def test_what_is_decoded_is_what_was_spoken(form: Format, count: int, cuts: list
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form != "pcm"])
 def test_ffmpeg_decodes_it_without_a_warning(form: Format) -> None:
-    """But for those that say that the length is not told, which nobody knows when a stream begins: then of WAV any end is
-    one within a packet to FFmpeg."""
+    """But for what says that the length is not told, which nobody knows when a stream begins."""
     unknown_length = ("duration", "data size", *(["Packet corrupt"] if form == "wav" else []))
     data = b"".join(told(form, hum(30_000), [600, 9_000]))
     before = av.logging.get_level()
