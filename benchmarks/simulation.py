@@ -177,7 +177,7 @@ class Simulation:
         for item in work:
             live, stream = lives[id(item.stream)], item.stream
             samples = (item.chunk.end - item.chunk.piece.done) * SAMPLES_PER_TOKEN
-            stream.commit(item.chunk)
+            stream.commit(item.chunk, 0)
             stream.emit(np.zeros(samples, np.float32), final=False)
             stream.audio.read()
             self.samples += samples

@@ -33,6 +33,9 @@ class T3Switches(_Switches):
     where many streams are read; on a GPU it costs some, since what is read is first widened."""
     alignment_guard: Literal["auto", "on", "off"] = "auto"
     """End or hold a stream by where its attention stands in the text. auto: where the model is meant to have it."""
+    word_timings: Literal["auto", "on", "off"] = "auto"
+    """Tell at which speech token each word begins, where heads are known that follow the text. auto: where that costs
+    nothing beside what runs already, with the guard or on the engine's own CPU kernels."""
     cuda_graphs: bool = True
     """Capture the whole step, sampling included, by batch and length. No-op on a CPU."""
     compile: Compile = "off"

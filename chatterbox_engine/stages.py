@@ -14,13 +14,13 @@ from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import S3GEN_FILE, T3_FILE, Checkpoint
 from chatterbox_engine.config import EngineConfig
 from chatterbox_engine.errors import InvalidRequest
-from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.s3gen.engine import S3GenEngine
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.t3.engine import T3Engine
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.scoring import score
+from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.text import normalise
 from chatterbox_engine.types import SamplingParams, T3Voice
 from chatterbox_engine.voice import Voice
@@ -79,7 +79,7 @@ class T3Stage:
         language: str = "en",
         spoken: tuple[int, ...] = (),
         slack_s: float = 0.0,
-    ) -> Mailbox[int]:
+    ) -> TokenStream:
         """Start on one piece of text, which is normalised but not split, or go on after what was spoken of it
         elsewhere. Close the stream to cancel. `slack_s`: seconds that its listener has still to play.
 
@@ -87,8 +87,10 @@ class T3Stage:
         """
         text = normalise(text, self._checkpoint.spec.family)
         wanted = self._checkpoint.tokens_wanted(text)
-        ids = self._tokenizer.encode(text, language)
-        return self.engine.submit(ids, voice.for_t3(), params, wanted, spoken, slack_s)
+        ids, words = self._tokenizer.read(text, language)
+        stream = self.engine.submit(ids, voice.for_t3(), params, wanted, spoken, slack_s)
+        stream.follow(words, len(spoken))
+        return stream
 
     def score(self, text: str, voice: Voice, tokens: list[int], params: SamplingParams, language: str = "en") -> Tensor:
         """Log-probabilities (n, V) of the token at each given one's place, those before it given (`t3.scoring`)."""

@@ -75,11 +75,31 @@ class SpeechRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SpokenWord:
+    """A word as the model read it, and the sample of its utterance at which it begins; it ends where the next one
+    begins."""
+
+    text: str
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A word that is being spoken from a speech token of its piece of text on."""
+
+    text: str
+    token: int
+    """That token's number."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenChunk:
     """Speech tokens below VALID_TOKENS, in the order spoken."""
 
     tokens: tuple[int, ...]
     final: bool
+    words: tuple[Begun, ...] = ()
+    """Those that begin with these tokens, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +108,8 @@ class AudioChunk:
 
     samples: np.ndarray
     final: bool
+    words: tuple[SpokenWord, ...] = ()
+    """Those that begin within them or soon after, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from chatterbox_engine.accel.noise import derive_seed
-from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.stages import S3GenStage, T3Stage
+from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.text import Piece
-from chatterbox_engine.types import SAMPLE_RATE, SamplingParams
+from chatterbox_engine.types import SAMPLE_RATE, SamplingParams, SpokenWord
 from chatterbox_engine.voice import Voice
 
 ANSWER_S = 600.0
@@ -32,6 +32,8 @@ class StreamingMetrics:
     total_generation_time: float
     total_audio_duration: float
     chunk_count: int
+    words: tuple[SpokenWord, ...] = ()
+    """Those that begin within this chunk or soon after, where the model knows them."""
 
 
 class Utterance:
@@ -53,7 +55,7 @@ class Utterance:
         self._t3 = t3
         self._voice = voice
         self._language = language
-        self._tokens: Mailbox[int] | None = None
+        self._tokens: TokenStream | None = None
         self._cancelled = False
         self._thread = threading.Thread(target=self._feed, args=(pieces, params), daemon=True)
         self._thread.start()
@@ -70,7 +72,8 @@ class Utterance:
                 elapsed = time.monotonic() - self._begin
                 first, count = first or elapsed, count + 1
                 seconds += len(samples) / SAMPLE_RATE
-                metrics = StreamingMetrics(first, elapsed / seconds, elapsed, seconds, count)
+                words = self._stream.words()
+                metrics = StreamingMetrics(first, elapsed / seconds, elapsed, seconds, count, words)
                 yield torch.from_numpy(samples)[None], metrics
         finally:
             self.cancel()
@@ -98,7 +101,7 @@ class Utterance:
                     if self._cancelled:
                         tokens.close()
                         return
-                    self._stream.feed(read, final=final)
+                    self._stream.feed(read, final=final, words=tokens.begun(len(read)))
                     chunk += 1
             self._stream.finish()
         except BaseException as error:

@@ -84,8 +84,9 @@ Prepare = Callable[[SpeechBody], Awaitable[SpeechRequest]]
 class _Utterance:
     """From its start to its end: clauses that wait, and the task that speaks them."""
 
-    def __init__(self, request: SpeechRequest, form: Format, ticket: Ticket) -> None:
+    def __init__(self, request: SpeechRequest, form: Format, ticket: Ticket, word_timings: bool) -> None:
         self.request = request
+        self.word_timings = word_timings
         self.telling = Telling(form, request.speed, None)
         self.ticket = ticket
         self.clauses = Clauses(request.language)
@@ -170,7 +171,7 @@ class Conversation:
                 raise InvalidRequest(f"{name} has no place here.", name)
         body = SpeechBody.model_validate({**given, "input": ""})
         request = replace(await self._prepare(body), speed=body.speed)
-        self._now = now = _Utterance(request, message.response_format, self._enter())
+        self._now = now = _Utterance(request, message.response_format, self._enter(), body.word_timings)
         await self._say("started", seed=request.sampling.seed, sample_rate=SAMPLE_RATE, format=message.response_format)
         now.speaking = asyncio.create_task(self._utter(now))
 
@@ -211,10 +212,13 @@ class Conversation:
         text = validate(clause, self._max_characters)
         chunks = self._speak(replace(now.request, text=text, sampling=sampling))
         try:
-            final = False
+            begin, final = now.samples, False
             while not final:
                 chunk = await anext(chunks)
                 final = chunk.final
+                if now.word_timings:
+                    for word in chunk.words:
+                        await self._say("word", text=word.text, sample=begin + word.sample)
                 await self._play(now, chunk.samples)
         finally:
             chunks.cancel()

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 
-from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, AudioChunk
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, AudioChunk, SpokenWord
 from deployments.wav import pcm16, wav_header
 
 Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -154,8 +154,10 @@ class Telling:
     """A response's bytes, chunk by chunk: at its listener's speed, in its format and, where it asked so, as OpenAI's
     server-sent events."""
 
-    def __init__(self, form: Format, speed: float, text: str | None) -> None:
-        """`text`: of a response in events, for the count at its end."""
+    def __init__(self, form: Format, speed: float, text: str | None, *, words: bool = False) -> None:
+        """`text`: of a response in events, for the count at its end; `words`: with an event for each word."""
+        self._speed = speed
+        self._words = words
         self._tempo = Tempo(speed)
         self._encoder = encoder(form)
         self._text = text
@@ -168,8 +170,13 @@ class Telling:
         data = self._encoder.encode(self._tempo.stretch(chunk.samples, final=chunk.final), final=chunk.final)
         if self._text is None:
             return data
-        told = _event("delta", audio=base64.b64encode(data).decode()) if data else b""
+        told = b"".join(self._word(word) for word in chunk.words) if self._words else b""
+        told += _event("delta", audio=base64.b64encode(data).decode()) if data else b""
         return told + self._done() if chunk.final else told
+
+    def _word(self, word: SpokenWord) -> bytes:
+        """Seconds are those of the audio as it is told."""
+        return _event("word", word=word.text, start=round(word.sample / SAMPLE_RATE / self._speed, 3))
 
     def _done(self) -> bytes:
         """Tokens in are the text's characters, tokens out those of speech, 25 a second, before any change of speed."""

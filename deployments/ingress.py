@@ -107,6 +107,9 @@ class Ingress:
             if header in request.headers:
                 raise InvalidRequest(f"The header {header} is not allowed.", header)
         text = validate(body.input, self._settings.max_characters)
+        events = body.stream_format == "sse"
+        if body.word_timings and not events:
+            raise InvalidRequest("Word timings are told in events: set stream_format to sse.", "word_timings")
         caller: Caller = request.state.caller
         asked = replace(await self._prepare(caller, body), text=text, speed=body.speed)
         ticket = self._gate.enter(caller)
@@ -119,7 +122,7 @@ class Ingress:
             chunks.cancel()
             raise
         self._metrics.first_audio(time.monotonic() - begin)
-        told = Telling(body.response_format, body.speed, text if body.stream_format == "sse" else None)
+        told = Telling(body.response_format, body.speed, text if events else None, words=body.word_timings)
         return AudioResponse(
             self._audio(told, first, chunks, ticket),
             stall_s=self._settings.client_stall_s,

@@ -66,7 +66,7 @@ class S3Gen:
             final = False
             while not final:
                 chunks, final = await stream.audio.aread()
-                yield AudioChunk(np.concatenate(chunks) if chunks else np.zeros(0, np.float32), final)
+                yield AudioChunk(np.concatenate(chunks) if chunks else np.zeros(0, np.float32), final, stream.words())
         finally:
             stream.audio.close()
             feeding.cancel()
@@ -94,12 +94,16 @@ class S3Gen:
         Raises EngineDead where that does not help, or what ended T3's stream.
         """
         spoken: list[int] = []
+        known = 0  # words that have begun; a T3 that goes on for another names those again
         lives = _LIVES
         while True:
+            named = 0
             tokens = self._tokens(request, sizes, tuple(spoken), stream.slack_s)
             try:
                 async for chunk in tokens:
-                    stream.feed(chunk.tokens, final=chunk.final)
+                    stream.feed(chunk.tokens, final=chunk.final, words=chunk.words[max(0, known - named) :])
+                    named += len(chunk.words)
+                    known = max(known, named)
                     spoken.extend(chunk.tokens)
                     sizes = sizes[1:] or sizes
                     if chunk.final:

@@ -47,7 +47,7 @@ class Talker:
         try:
             for size in chain(sizes, repeat(sizes[-1])):
                 tokens, final = await stream.aread(size)
-                yield TokenChunk(tuple(tokens), final)
+                yield TokenChunk(tuple(tokens), final, stream.begun(len(tokens)))
                 if final:
                     return
         finally:

@@ -162,9 +162,9 @@ class S3GenEngine(Worker):
         fade = _FADE[piece.samples : piece.samples + len(sound)]
         sound[: len(fade)] *= fade
         piece.samples += len(sound)
-        stream.commit(item.chunk)
         if item.chunk.final and piece.pause_s:
             sound = np.concatenate((sound, np.zeros(round(piece.pause_s * SAMPLE_RATE), np.float32)))
+        stream.commit(item.chunk, len(sound))
         return sound
 
     def _emit(self, streams: list[SpeechStream], sounds: list[np.ndarray], *, final: bool) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.s3gen.flow import FlowPast
 from chatterbox_engine.s3gen.hift_stream import HiFTStream
-from chatterbox_engine.types import SAMPLE_RATE, S3GenVoice
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, Begun, S3GenVoice, SpokenWord
 from chatterbox_engine.watermark import WatermarkStream
 
 _DAY_S = 86_400.0
@@ -26,10 +26,14 @@ class Piece:
     """Silence after it."""
     hift: HiFTStream
     tokens: list[int] = field(default_factory=list)
+    words: list[Begun] = field(default_factory=list)
+    """Those that T3 says begin in it, and whose place in the utterance is not told yet."""
     complete: bool = False
     """T3 has ended: no more tokens come."""
     done: int = 0
     """Tokens whose mel frames are committed."""
+    begin: int = 0
+    """Sample of the utterance at which it begins."""
     samples: int = 0
     """Samples made of it, without the pause."""
     flow: FlowPast | None = None
@@ -93,6 +97,8 @@ class SpeechStream:
         self._chunks = 0
         self._handed = 0
         self._playing_since: float | None = None
+        self._made = 0
+        self._words: list[SpokenWord] = []
 
     def begin_piece(self, seed: int, pause_s: float) -> tuple[int, ...]:
         """The tokens fed from now on belong to a new piece.
@@ -108,10 +114,14 @@ class SpeechStream:
             first = max(1, sizes[0] + self._lookahead - len(self._opening_tokens))
             return (first, *sizes[1:], sizes[-1])
 
-    def feed(self, tokens: Iterable[int], *, final: bool) -> None:
-        """Tokens of the piece begun last; `final` ends it. The model's own stand before and after what was spoken."""
+    def feed(self, tokens: Iterable[int], *, final: bool, words: Sequence[Begun] = ()) -> None:
+        """Tokens of the piece begun last; `final` ends it. The model's own stand before and after what was spoken.
+
+        words: those that begin with these tokens.
+        """
         with self._lock:
             piece = self._pieces[-1]
+            piece.words.extend(words)
             spoken = list(tokens)
             if spoken and not piece.tokens:
                 piece.tokens.extend(self._opening_tokens)
@@ -176,13 +186,27 @@ class SpeechStream:
         with self._lock:
             return self._finished and not self._pieces
 
-    def commit(self, chunk: Chunk) -> None:
-        """The chunk's mel is made."""
+    def commit(self, chunk: Chunk, samples: int) -> None:
+        """The chunk's mel is made, and so many samples with it, the pause after its piece among them."""
         self._chunks += 1
-        chunk.piece.done = chunk.end
-        if chunk.final:
-            with self._lock:
+        piece = chunk.piece
+        if not piece.done:
+            piece.begin = self._made
+        piece.done = chunk.end
+        self._made += samples
+        with self._lock:
+            at = [(word, len(self._opening_tokens) + word.token) for word in piece.words]
+            told = [(word, token) for word, token in at if token < chunk.end]
+            piece.words = [word for word, token in at if token >= chunk.end]
+            self._words += [SpokenWord(word.text, piece.begin + SAMPLES_PER_TOKEN * token) for word, token in told]
+            if chunk.final:
                 self._pieces.popleft()
+
+    def words(self) -> tuple[SpokenWord, ...]:
+        """Those whose place has become known since the last time, in order."""
+        with self._lock:
+            words, self._words = self._words, []
+        return tuple(words)
 
     def emit(self, samples: np.ndarray, *, final: bool) -> None:
         """Hand audio (n,) to the listener."""

@@ -34,7 +34,17 @@ class AlignmentGuard:
     CPU's own `kernels` it is one call.
     """
 
-    def __init__(self, spec: T3Spec, slots: int, device: torch.device, kernels: ctypes.CDLL | None = None) -> None:
+    def __init__(
+        self,
+        spec: T3Spec,
+        slots: int,
+        device: torch.device,
+        kernels: ctypes.CDLL | None = None,
+        *,
+        decides: bool = True,
+    ) -> None:
+        """`decides` False: it says where attention stands, and leaves the logits as they are."""
+        self._decides = decides
         self._stop = spec.stop_speech
         self._kernel = None if kernels is None else kernels.guard
         self._state = torch.zeros(slots, sum(_COLUMNS), device=device)
@@ -59,17 +69,19 @@ class AlignmentGuard:
         self._edges[slot] = begin + edges.clamp(0, text - 1)
 
     def apply(self, logits: Tensor, attention: Tensor, slots: Tensor, tokens: Tensor) -> Tensor:
-        """The logits (S, V), contiguous, as they may be sampled: they are changed in place, and come back.
+        """Change the logits (S, V), contiguous, to what may be sampled. Returns which of its text's tokens each stream
+        attends to most, (S,).
 
         attention (S, C, L) is that of the rows' newest positions: both start tokens (C = 2) at a stream's first step,
         one ever after. slots (S,); tokens (S,) are the last ones drawn, the start token at first.
         """
         if self._kernel is not None:
             attention = attention.contiguous()
-            numbers = (*attention.shape, logits.shape[1], self._stop)
-            tensors = (pointer(tensor) for tensor in (self._state, slots, attention, tokens, logits))
+            places = torch.empty(len(slots), dtype=torch.int64)
+            numbers = (*attention.shape, logits.shape[1], self._stop, int(self._decides))
+            tensors = (pointer(tensor) for tensor in (self._state, slots, attention, tokens, logits, places))
             self._kernel(*tensors, *map(ctypes.c_int64, numbers))
-            return logits
+            return places
         state = self._state.index_select(0, slots).split(_COLUMNS, dim=1)
         begin, end, held, frames, position, started, complete, first, previous_end, token, earlier, tail = state
         tokens = tokens[:, None]
@@ -95,11 +107,12 @@ class AlignmentGuard:
         ends = (tail.amax(-1, keepdim=True) >= _LONG_TAIL) | (earlier > _REPETITION)
         ends |= (token == tokens) & (frames >= 2)
 
-        stop = torch.where(at < held, _HELD, logits[:, self._stop, None])
-        logits.masked_fill_(ends, _HELD)
-        logits[:, self._stop, None] = torch.where(ends, -_HELD, stop)
+        if self._decides:
+            stop = torch.where(at < held, _HELD, logits[:, self._stop, None])
+            logits.masked_fill_(ends, _HELD)
+            logits[:, self._stop, None] = torch.where(ends, -_HELD, stop)
 
         previous_end = newest[:, 5:].amax(-1, keepdim=True)
         new = (begin, end, held, frames + 1, position, started, complete, first, previous_end, tokens, earlier, tail)
         self._state.index_copy_(0, slots, torch.cat(new, dim=1))
-        return logits
+        return (at - begin.long())[:, 0]

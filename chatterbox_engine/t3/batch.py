@@ -24,10 +24,12 @@ class Batch:
         spec: T3Spec,
         slots: int,
         scratch: int,
-        guard: bool,
+        follows: bool,
+        decides: bool,
         device: torch.device,
         kernels: ctypes.CDLL | None = None,
     ) -> None:
+        """`follows`: where attention stands in the text is looked at; `decides`: and the guard acts on it."""
         self.spec = spec
         self.device = device
         self.nobody = slots
@@ -50,7 +52,7 @@ class Batch:
             top_p=torch.ones(count, 1, dtype=torch.float64, device=device),
             top_k=torch.zeros(count, 1, dtype=torch.int64, device=device),
         )
-        self.guard = AlignmentGuard(spec, count, device, kernels) if guard else None
+        self.guard = AlignmentGuard(spec, count, device, kernels, decides=decides) if follows else None
 
     def join(
         self, slot: int, params: SamplingParams, prompt_length: int, text: tuple[int, int], spoken: Sequence[int] = ()

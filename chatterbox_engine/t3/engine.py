@@ -12,11 +12,11 @@ from torch import Tensor
 from chatterbox_engine.accel.quantization import stored_bytes
 from chatterbox_engine.config import T3Switches
 from chatterbox_engine.errors import InvalidRequest
-from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.runner import Drawn, Runner, Shape
 from chatterbox_engine.t3.sampling import draw_reference
 from chatterbox_engine.t3.scheduler import Scheduler, Sequence
+from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.t3.voice_prefix import VoicePrefixes
 from chatterbox_engine.types import VALID_TOKENS, SamplingParams, T3Voice
 from chatterbox_engine.worker import Worker
@@ -32,7 +32,7 @@ class _Job:
     tokens_wanted: int | None
     """Valid tokens after which to stop, for weights that never sample the stop token."""
     sequence: Sequence
-    stream: Mailbox[int]
+    stream: TokenStream
     spoken: tuple[int, ...]
     """Tokens that were drawn elsewhere."""
     generator: torch.Generator | None
@@ -113,7 +113,7 @@ class T3Engine(Worker):
         tokens_wanted: int | None = None,
         spoken: tuple[int, ...] = (),
         slack_s: float = 0.0,
-    ) -> Mailbox[int]:
+    ) -> TokenStream:
         """Queue framed text tokens; returns the stream of valid speech tokens. Close it to cancel.
 
         `spoken`: the tokens with which another engine began; the stream has those after them, drawn as it would have.
@@ -145,7 +145,7 @@ class T3Engine(Worker):
             sequence=Sequence(
                 2 if spec.cfg and params.cfg_weight > 0 else 1, length + len(spoken), due=time.monotonic() + slack_s
             ),
-            stream=Mailbox(self.wake),
+            stream=TokenStream(self.wake),
             spoken=spoken,
             generator=self._generator(params.seed, len(spoken)) if exact else None,
             drawn=len(spoken),
@@ -331,16 +331,18 @@ class T3Engine(Worker):
     def _land(self, drawn: Drawn, jobs: list[_Job]) -> None:
         """Hand on the tokens of a step that is through; those of a stream that ended meanwhile are nobody's."""
         self.tokens += len(jobs)
-        for job, token in zip(jobs, drawn.tolist(), strict=True):
+        for job, (token, place) in zip(jobs, drawn.tolist(), strict=True):
             if not job.released:
-                self._hand_on(job, token)
+                self._hand_on(job, token, place)
 
-    def _hand_on(self, job: _Job, token: int) -> None:
+    def _hand_on(self, job: _Job, token: int, place: int | None) -> None:
         spec = self._model.spec
         job.drawn += 1
         stopped = token == spec.stop_speech and job.tokens_wanted is None and (job.drawn > 1 or spec.stop_at_first)
         valid = [token] if token < VALID_TOKENS and not stopped else []
         job.valid += len(valid)
+        if valid and place is not None:
+            job.stream.places.append(place)
         final = stopped or job.drawn >= job.params.max_new_tokens or job.valid == job.tokens_wanted
         job.stream.put(valid, final=final)
         if final:

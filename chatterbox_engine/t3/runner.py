@@ -22,22 +22,24 @@ Shape = tuple[int, int, int, bool]
 
 
 class Drawn:
-    """Tokens on their way to the host."""
+    """Tokens on their way to the host, and where in its text each stream's attention stood."""
 
-    def __init__(self, tokens: Tensor, count: int) -> None:
+    def __init__(self, made: Tensor, count: int) -> None:
+        """made (1, S) are tokens, made (2, S) the places, too."""
         self._event: torch.cuda.Event | None = None
-        self._tokens = tokens[:count]
-        if tokens.is_cuda:
-            host = torch.empty(count, dtype=tokens.dtype, pin_memory=True)
-            self._tokens = host.copy_(tokens[:count], non_blocking=True)
+        self._made = made[:, :count]
+        if made.is_cuda:
+            host = torch.empty(len(made), count, dtype=made.dtype, pin_memory=True)
+            self._made = host.copy_(self._made, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def tolist(self) -> list[int]:
-        """Waits for the device."""
+    def tolist(self) -> list[tuple[int, int | None]]:
+        """Each stream's token, and its place. Waits for the device."""
         if self._event is not None:
             self._event.synchronize()
-        return self._tokens.tolist()
+        tokens, *places = self._made.tolist()
+        return list(zip(tokens, *places, strict=True)) if places else [(token, None) for token in tokens]
 
 
 class Runner:
@@ -56,7 +58,9 @@ class Runner:
         self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)
         self._native = NativeStep(model, self.cache) if NativeStep.runs(model) else None
         kernels = None if self._native is None else self._native.kernels
-        self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, guard, self.device, kernels)
+        wanted, free = switches.word_timings, self._native is not None
+        follows = guard or (bool(model.spec.aligned_heads) and (wanted == "on" or (wanted == "auto" and free)))
+        self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, follows, guard, self.device, kernels)
         self._index = torch.zeros(4, rows, dtype=torch.int64, device=self.device)
         """Slot of each row; slots that draw, and their two rows among those computed. Where graphs read them."""
         self._arranged: tuple[object, ...] = ()
@@ -230,7 +234,7 @@ class Runner:
         first_row: int = 0,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """The whole of a decode step, over tensors that stay in their place. Returns the tokens drawn (slots,)."""
+        """The whole of a decode step, over tensors that stay in their place. Returns what `_draw` does."""
         batch = self.batch
         owners = self._index[0, :rows]
         positions = batch.lengths[owners][:, None]
@@ -265,13 +269,15 @@ class Runner:
         first: bool,
         generators: Sequence[torch.Generator] | None,
     ) -> Tensor:
-        """The next token (S,) of each slot, which advances by it. Generators make the draws the reference's."""
+        """The next token of each slot, which advances by it, and where attention is followed its place: (1 or 2, S).
+        Generators make the draws the reference's."""
         batch = self.batch
+        places: tuple[Tensor, ...] = ()
         guided = guide(logits, conditioned, unconditioned, batch.cfg_weight[slots])
         if batch.guard is not None:
             assert attention is not None
             followed = attention.index_select(0, conditioned)
-            guided = batch.guard.apply(guided, followed, slots, batch.tokens[slots])
+            places = (batch.guard.apply(guided, followed, slots, batch.tokens[slots]),)
         penalty_last = self.model.spec.penalty_last
         if self._native is not None and generators is None and not (sort or penalty_last):
             state = batch.seen, batch.filters, batch.seeds, batch.steps
@@ -285,7 +291,7 @@ class Runner:
                 pairs = zip(probabilities, generators, strict=True)
                 drawn = torch.cat([draw_reference(own[None], generator) for own, generator in pairs])
         batch.advance(slots, drawn, first)
-        return drawn
+        return torch.stack((drawn, *places))
 
 
 def _block(rows: Sequence[int], index: Tensor) -> slice | Tensor:

@@ -6,12 +6,36 @@ class Phonemizer:
 
     def __init__(self) -> None:
         from hibari import Hibari  # here, since most models read letters
-        from hibari.g2p import G2P
+        from hibari.g2p import G2P, normalize
 
         self._sentences = Hibari.split_sentences
         self._convert = G2P()
+        self._expand = normalize
 
     def __call__(self, text: str) -> str:
         """The text's sentences in Kokoro's alphabet, a space between them."""
-        sentences = (self._convert(sentence) for sentence in self._sentences(text))
-        return " ".join(sentence for sentence in sentences if sentence)
+        return self.read(text)[0]
+
+    def read(self, text: str) -> tuple[str, list[tuple[str, int]]]:
+        """The phonemes, and the words as they are read ("five dollars" for "$5") with the place of each among them."""
+        said, words = "", []
+        for sentence in self._sentences(text):
+            made, word, begin = "", "", 0
+            for token in self._convert.phonemize_tokens(self._convert.tokenize(self._expand(sentence))):
+                if not word:
+                    begin = len(made)
+                made += self._convert.unk if token.phonemes is None else token.phonemes
+                word += token.text
+                if token.whitespace:
+                    words += _placed(word, said, made, begin)
+                    word, made = "", made + " "
+            words += _placed(word, said, made, begin)
+            made = made.rstrip()
+            said += made + " " if made else ""
+        return said.rstrip(), words
+
+
+def _placed(word: str, said: str, made: str, begin: int) -> list[tuple[str, int]]:
+    """The word, unless it is punctuation that is not said."""
+    audible = any(character.isalpha() for character in made[begin:])
+    return [(word, len(said) + begin)] if audible else []

@@ -1,5 +1,6 @@
 """Normalised text -> the ids that T3 reads."""
 
+from bisect import bisect_left
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -10,10 +11,13 @@ from chatterbox_engine.text.cangjie import Cangjie
 from chatterbox_engine.text.gpt2 import read_gpt2
 from chatterbox_engine.text.languages import written
 from chatterbox_engine.text.phonemes import Phonemizer
+from chatterbox_engine.text.words import Word, in_text
 
 _SPACE = "[SPACE]"
 _BYTE_SPACE = "Ġ"
 """How byte-level vocabularies write a space."""
+_WITHOUT_SPACES = ("ja", "zh")
+"""Languages that do not part words by spaces."""
 _WAY_OUT = "Download the checkpoint again, or use model `demo`, which needs no files."
 
 
@@ -66,10 +70,23 @@ class TextTokenizer:
     def encode(self, text: str, language: str = "en") -> list[int]:
         """Ids of a normalised text in one of the model's languages, between the start and the stop token if it has
         them."""
+        return self.read(text, language)[0]
+
+    def read(self, text: str, language: str = "en") -> tuple[list[int], list[Word]]:
+        """The ids, and the words with the number of each one's first id. No words where it is not known which ids are
+        whose."""
+        shown, tag = text, f"[{language}]" if self._tagged else ""
         if self._tagged:
-            text = f"[{language}]{written(text, language, self._cangjie)}"
+            text = written(text, language, self._cangjie)
         if self._phonemizer is not None:
-            text = self._phonemizer(text)
+            text, words = self._phonemizer.read(text)
+        else:
+            words = [] if language in _WITHOUT_SPACES else in_text(text, shown)
+        text = tag + text
         if self._marked:
+            words = [(word, place + (len(_SPACE) - 1) * text.count(" ", 0, len(tag) + place)) for word, place in words]
             text = text.replace(" ", _SPACE)
-        return [*self._before, *self._tokenizer.encode(text).ids, *self._after]
+        encoded = self._tokenizer.encode(text)
+        starts = [begin for begin, _ in encoded.offsets]
+        found = [Word(word, len(self._before) + bisect_left(starts, len(tag) + place)) for word, place in words]
+        return [*self._before, *encoded.ids, *self._after], found

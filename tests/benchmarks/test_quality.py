@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks.scoring import Clip, Expected, Score, score
 from benchmarks.sentences import KINDS, SETS, Set, by_kind, sentences
 from benchmarks.stops import limit, stop
 from benchmarks.subject import configured
+from benchmarks.transcriber import transcriber
 from benchmarks.wer import WordErrors, compare, difference, interval, plain
 from chatterbox_engine import EngineConfig, OptimizedChatterboxTTS
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
@@ -261,6 +263,26 @@ def test_wrong_options_end_in_a_sentence() -> None:
 
 
 @needs_packages
+@needs_packages
+def test_words_are_timed_as_whisper_hears_them() -> None:
+    """Of which neither is exact: Whisper lets the first word begin with the recording."""
+    config = EngineConfig.profile("balanced", t3={"word_timings": "on"})
+    tts = OptimizedChatterboxTTS.from_pretrained("cpu", config, model="demo")
+    text = "We walked along the narrow path until the sun went down behind the hills. Then we turned back home."
+    audio, words = [], []
+    for chunk, metrics in tts.generate_stream(text, seed=1):
+        audio.append(chunk[0].numpy())
+        words += metrics.words
+    tts.close()
+    assert [word.text for word in words] == text.split()
+    heard = transcriber().words(np.concatenate(audio))
+    same = SequenceMatcher(None, [word.text.lower() for word in words], [word.lower() for word, _ in heard])
+    pairs = [(words[a + i], heard[b + i]) for a, b, count in same.get_matching_blocks() for i in range(count)]
+    apart = [abs(word.sample / 24_000 - begin) for word, (_, begin) in pairs]
+    assert len(apart) > 0.7 * len(words)
+    assert np.median(apart) < 0.1
+
+
 def test_the_demo_voice_is_understood() -> None:
     """There and back: text, speech, text. The bound leaves room for chance, and none for nonsense."""
     texts = sentences("choosing", 12)

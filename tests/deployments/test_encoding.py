@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatterbox_engine.types import SAMPLE_RATE, AudioChunk
+from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpokenWord
 from deployments.encoding import Format, Telling, Tempo
 
 LOSSY = {"mp3": 2 * 1152, "opus": 312 + 480, "aac": 2 * 1024}
@@ -84,6 +84,18 @@ def test_bytes_come_with_the_first_audio(form: Format) -> None:
     first, second, *_ = told(form, hum(12_000), [6_000, 8_400])
     assert len(first + second) > 400
     assert len(decoded(form, first + second)) >= 4_000
+
+
+def test_words_are_events_before_their_audio_at_the_speed_asked_for() -> None:
+    words = (SpokenWord("Hello", 2_400), SpokenWord("there.", 12_000))
+    chunks = [AudioChunk(hum(24_000), False, words), AudioChunk(hum(0), True)]
+    for wanted in (True, False):
+        telling = Telling("pcm", 2.0, "Hello there.", words=wanted)
+        lines = b"".join(map(telling.tell, chunks)).decode().strip().split("\n\n")
+        events = [json.loads(line.removeprefix("data: ")) for line in lines]
+        found = [(event["word"], event["start"]) for event in events if event["type"] == "speech.audio.word"]
+        assert found == ([("Hello", 0.05), ("there.", 0.25)] if wanted else [])
+        assert [event["type"] for event in events][len(found)] == "speech.audio.delta"
 
 
 def test_plain_formats_are_themselves() -> None:

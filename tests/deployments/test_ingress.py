@@ -98,6 +98,15 @@ def test_speed_and_events(service: Service) -> None:
     assert events[-1]["usage"]["output_tokens"] == round(len(TEXT) * 1.7)
 
 
+def test_words_that_nobody_knows_are_not_made_up(service: Service) -> None:
+    """This model has no heads that are known to follow the text."""
+    told = speak(service, input=TEXT, response_format="pcm", stream_format="sse", word_timings=True)
+    assert told.status_code == 200
+    assert "speech.audio.word" not in told.text
+    refused = speak(service, input=TEXT, word_timings=True)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "word_timings")
+
+
 def test_openais_own_client_speaks(service: Service, tmp_path: Path) -> None:
     """With the arguments that its documentation shows; a voice of theirs is the default."""
     client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none")

@@ -114,7 +114,7 @@ def test_a_listener_about_to_run_dry_gets_what_is_here(clock: Clock) -> None:
     first = stream.next_chunk()
     assert first is not None
     assert first.end == 10
-    stream.commit(first)
+    stream.commit(first, 0)
     stream.emit(SECOND, final=False)
     assert stream.next_chunk() is None  # a second is left: the schedule's 100 are waited for
     clock.now += 0.6
@@ -122,7 +122,7 @@ def test_a_listener_about_to_run_dry_gets_what_is_here(clock: Clock) -> None:
     assert hurried is not None
     assert hurried.end == 40
     steady = opened(clock, heard_s=0.1, tokens=45, schedule=(10, 100))
-    steady.commit(first)
+    steady.commit(first, 0)
     assert steady.next_chunk() is None
 
 

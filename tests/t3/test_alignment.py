@@ -71,10 +71,31 @@ def test_every_decision_is_the_analyzers(
         expected = reference.step(logits.clone(), next_token=token)
         seen = row.expand(2, 2 if first else 1, -1)
         other = torch.cat((logits, torch.randn(1, VOCABULARY)))
-        own = guard.apply(other, seen, slots, torch.tensor([token, 4]))
-        assert torch.equal(own[:1], expected)
+        place = guard.apply(other, seen, slots, torch.tensor([token, 4]))[0]
+        assert torch.equal(other[:1], expected)
+        assert 0 <= place < text
         assert bool(guard.started[1]) == reference.started
         token = drawn
+
+
+@pytest.mark.parametrize("kernels", [None, native.kernels()], ids=["PyTorch's", "own"])
+def test_one_that_only_follows_leaves_the_logits(kernels: Any) -> None:
+    guard = AlignmentGuard(SPEC, 1, torch.device("cpu"), kernels, decides=False)
+    guard.join(0, 3, 12, START)
+    walk = [(1, 0.9, 7)] * 40  # to the end, where one that decides would stop it
+    for step, row in enumerate(attention(walk, 3, 12, 0)):
+        logits = torch.randn(1, VOCABULARY)
+        place = guard.apply(own := logits.clone(), row[None, None], torch.tensor([0]), torch.tensor([7]))
+        assert torch.equal(own, logits)
+        assert place <= step  # no more of the text than of the speech
+    assert place == 11
+
+
+def decided(guard: AlignmentGuard, logits: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    """The logits as they may be sampled."""
+    own = logits.clone()
+    guard.apply(own, *rest)
+    return own
 
 
 def test_a_slot_begins_anew_with_each_stream() -> None:
@@ -86,8 +107,8 @@ def test_a_slot_begins_anew_with_each_stream() -> None:
 
     def run() -> list[torch.Tensor]:
         guard.join(0, 3, 12, START)
-        made = [guard.apply(logits.clone(), rows[0].expand(1, 2, -1), slots, token)]
-        return made + [guard.apply(logits.clone(), row[None, None], slots, token) for row in rows[1:]]
+        made = [decided(guard, logits, rows[0].expand(1, 2, -1), slots, token)]
+        return made + [decided(guard, logits, row[None, None], slots, token) for row in rows[1:]]
 
     for own, again in zip(run(), run(), strict=True):
         assert torch.equal(own, again)
@@ -131,8 +152,10 @@ def test_the_kernel_decides_as_the_operators_do(
         newest = torch.stack((rows / 2, rows), dim=1) if step == 0 else rows[:, None]
         tokens = torch.tensor([pair[0][step][2], pair[1][step][2], 0, 0])
         logits = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(step))
-        expected, own = (guard.apply(logits.clone(), newest, slots, tokens)[:2] for guard in guards)
-        assert torch.equal(own, expected)
+        changed = [logits.clone() for _ in guards]
+        places = [guard.apply(own, newest, slots, tokens)[:2] for guard, own in zip(guards, changed, strict=True)]
+        assert torch.equal(changed[1][:2], changed[0][:2])
+        assert torch.equal(places[1], places[0])
         assert torch.equal(guards[1]._state[:3], guards[0]._state[:3])
 
 
@@ -151,8 +174,8 @@ def test_a_stream_that_began_elsewhere_stands_where_its_attention_is(moves: list
         logits = torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(step))
         drawn = torch.tensor([tokens[step]])
         seen = row.view(1, -1, row.shape[-1])
-        expected = whole.apply(logits.clone(), seen, slots, drawn)
+        expected = decided(whole, logits, seen, slots, drawn)
         if step >= cut:
             seen = seen.expand(1, 2, -1) if step == cut else seen
-            assert torch.equal(later.apply(logits.clone(), seen, slots, drawn), expected)
+            assert torch.equal(decided(later, logits, seen, slots, drawn), expected)
             assert later._state[0, 4] == whole._state[0, 4] > 0

@@ -25,10 +25,11 @@ static float strongest(const float *row, int64_t begin, int64_t end) {
   return found;
 }
 
-// `count` streams take a step. attention (count, rows, length); tokens, the last ones drawn (count);
-// logits (count, vocabulary), which are changed where the stop is forced or held back.
+// `count` streams take a step, of each of which `places` has where in its text attention is. attention (count, rows, length); tokens, the last ones drawn (count);
+// logits (count, vocabulary), which are changed where the stop is forced or held back, if it `decides`.
 void guard(Stream *streams, const int64_t *slots, const float *attention, const int64_t *tokens, float *logits,
-           int64_t count, int64_t rows, int64_t length, int64_t vocabulary, int64_t stop) {
+           int64_t *places, int64_t count, int64_t rows, int64_t length, int64_t vocabulary, int64_t stop,
+           int64_t decides) {
   for (int64_t s = 0; s < count; s++, attention += rows * length, logits += vocabulary) {
     Stream *own = streams + slots[s];
     const float *row = attention + (rows - 1) * length;
@@ -37,6 +38,7 @@ void guard(Stream *streams, const int64_t *slots, const float *attention, const 
     int64_t last_two = most(end - 2, begin), at = begin;
     for (int64_t i = begin + 1; i < seen; i++)
       if (row[i] > row[at]) at = i;
+    places[s] = at - begin;
 
     float recent_end = own->previous_end;
     for (int64_t r = 0; r < rows; r++) {
@@ -57,10 +59,10 @@ void guard(Stream *streams, const int64_t *slots, const float *attention, const 
     if (own->position >= end - 3) own->complete = 1.0f;
 
     int repeated = own->frames >= 2 && own->token == tokens[s];
-    int ends = longest >= LONG_TAIL || own->earlier > REPETITION || repeated;
+    int ends = decides && (longest >= LONG_TAIL || own->earlier > REPETITION || repeated);
     for (int64_t i = 0; ends && i < vocabulary; i++) logits[i] = HELD;
     if (ends) logits[stop] = -HELD;
-    else if (at < own->held) logits[stop] = HELD;
+    else if (decides && at < own->held) logits[stop] = HELD;
     own->frames++;
     own->token = tokens[s];
   }
