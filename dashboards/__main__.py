@@ -6,17 +6,19 @@ import os
 import sys
 from pathlib import Path
 
+from dashboards import rules
 from dashboards.grafana import Grafana, PushFailed, payload
 from dashboards.overview import render
 
 OVERVIEW_JSON = Path(__file__).parent / "overview.json"
+RULES_YAML = Path(__file__).parent / "rules.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("generate", help=f"write {OVERVIEW_JSON.name}")
+    commands.add_parser("generate", help=f"write {OVERVIEW_JSON.name} and {RULES_YAML.name}")
     push = commands.add_parser("push", help="send the dashboard to a Grafana")
     push.add_argument("--url", required=True, help="Grafana's address, such as https://grafana.example.com")
     push.add_argument("--token-env", default="GRAFANA_TOKEN", help="environment variable that holds the token")
@@ -24,8 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     push.add_argument("--dry-run", action="store_true", help="print what would be sent and send nothing")
     options = parser.parse_args(arguments)
     if options.command == "generate":
-        OVERVIEW_JSON.write_text(render(), encoding="utf-8")
-        print(f"wrote {OVERVIEW_JSON}")
+        for path, text in ((OVERVIEW_JSON, render()), (RULES_YAML, rules.render())):
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
         return 0
     return _push(options.url, options.token_env, options.folder, options.dry_run)
 

@@ -56,6 +56,26 @@ def ratio(over: str, under: str, legend: str, unit: str = "short") -> Query:
     return Query(" / ".join(sums), unit, metrics, legend)
 
 
+def share(name: str, value: str) -> Query:
+    """What part of a labelled counter's growth is that of one label's value."""
+    metric = _metric(name, "counter")
+    assert metric.labels is not None
+    (label,) = metric.labels
+    one = f'sum(rate({metric.exported}{{{label}="{value}"}}[{_WINDOW}]))'
+    return Query(f"{one} / sum({_rate(metric.exported)})", "percentunit", (metric,), value)
+
+
+def busiest(name: str) -> Query:
+    """A counter of seconds, as the share of its time that the busiest replica worked."""
+    metric = _metric(name, "counter")
+    return Query(f"max({_rate(metric.exported)})", "percentunit", (metric,), metric.name)
+
+
+def over(query: Query, window: str) -> str:
+    """Its expression over a window of its own, where there is no panel to have one."""
+    return query.expr.replace(_WINDOW, window)
+
+
 def quantile(q: float, name: str) -> Query:
     """A quantile of a histogram, all replicas together."""
     metric = _metric(name, "histogram")

@@ -1,6 +1,7 @@
 """Every metric of the service: the specification, and the only code that exports it."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -58,6 +59,10 @@ SPECIFICATION = (
     Metric("vram_reserved_bytes", "gauge", "bytes", "Device memory held by the allocator.", ("stage",)),
     Metric("vram_peak_bytes", "gauge", "bytes", "Most device memory in tensors since the start.", ("stage",)),
 )
+OUTCOMES = ("ok", "refused", "overloaded", "failed", "cancelled")
+"""How requests end."""
+_NEXT_TO_NOTHING = math.ulp(0.0)
+"""Ray takes no increment of 0; this one is lost in the first that follows."""
 _BY_NAME = {metric.name: metric for metric in SPECIFICATION}
 
 
@@ -72,9 +77,13 @@ class StageCounters(Protocol):
     def batch(self) -> int: ...
 
 
-def _counter(name: str) -> serve_metrics.Counter:
+def _counter(name: str, *values: str) -> serve_metrics.Counter:
+    """Begun at 0, for each of the label's values: a rate misses what a series is born with."""
     metric = _BY_NAME[name]
-    return serve_metrics.Counter(PREFIX + metric.name, description=metric.help, tag_keys=metric.labels)
+    counter = serve_metrics.Counter(PREFIX + metric.name, description=metric.help, tag_keys=metric.labels)
+    for tags in [dict(zip(metric.labels or (), (value,), strict=True)) for value in values] or [{}]:
+        counter.inc(_NEXT_TO_NOTHING, tags=tags)
+    return counter
 
 
 def _gauge(name: str) -> serve_metrics.Gauge:
@@ -163,7 +172,7 @@ class IngressMetrics:
 
     def __init__(self) -> None:
         self._live = _gauge("streams_live")
-        self._requests = _counter("requests")
+        self._requests = _counter("requests", *OUTCOMES)
         metric = _BY_NAME["first_audio_seconds"]
         self._first_audio = serve_metrics.Histogram(
             PREFIX + metric.name, description=metric.help, boundaries=_FIRST_AUDIO_BUCKETS
@@ -176,5 +185,5 @@ class IngressMetrics:
         self._first_audio.observe(seconds)
 
     def ended(self, outcome: str) -> None:
-        """`outcome`: ok, refused, overloaded, failed or cancelled."""
+        """`outcome`: one of OUTCOMES."""
         self._requests.inc(tags={"outcome": outcome})
