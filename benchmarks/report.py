@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Spread
+from chatterbox_engine.files import whole
 
 Row = dict[str, Any]
 
@@ -47,9 +47,8 @@ class Report:
         """The JSON file in `folder`: all of it, or the one that was there before."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({**self.as_dict(), "rounds": self.rounds}, indent=1, default=_plain) + "\n")
-        os.replace(part, path)
+        with whole(path) as part:
+            part.write_text(json.dumps({**self.as_dict(), "rounds": self.rounds}, indent=1, default=_plain) + "\n")
         return path
 
     def text(self) -> str:

@@ -1,21 +1,18 @@
-"""Files that are there whole or not at all."""
+"""Files that a command writes."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.files import whole
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place to write the file. Raises InvalidRequest."""
-    part = path.with_name(f".part-{path.name}")
+def output(path: Path) -> Iterator[Path]:
+    """A place to write the file, which is there whole or not at all. Raises InvalidRequest where it cannot be."""
     try:
-        yield part
-        part.replace(path)
+        with whole(path) as part:
+            yield part
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be written: {error}", "output") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from chatterbox_engine.errors import InvalidRequest
 from cli import server
-from cli.files import whole
+from cli.files import output
 from deployments.book import BookFormat
 
 _JOBS = "/v1/audio/jobs"
@@ -89,7 +89,7 @@ def _fetch(service: server.Server, job: str, path: Path) -> None:
             time.sleep(_LOOK_AGAIN_S)
     if told["status"] != "done":
         raise InvalidRequest(f"The job {job} is {told['status']}. {told['error'] or ''}".strip(), "job")
-    with whole(path) as part, part.open("wb") as file:
+    with output(path) as part, part.open("wb") as file:
         file.writelines(service.parts("GET", f"{_JOBS}/{job}/file"))
 
 

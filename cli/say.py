@@ -17,7 +17,7 @@ from chatterbox_engine.tts import OptimizedChatterboxTTS
 from chatterbox_engine.types import SAMPLE_RATE
 from chatterbox_engine.utterance import StreamingMetrics
 from cli import server
-from cli.files import whole
+from cli.files import output
 from cli.player import Player
 from deployments.encoding import Format
 from deployments.wav import pcm16
@@ -65,7 +65,7 @@ def _ask(service: server.Server, text: str, given: argparse.Namespace) -> None:
                 player.write(data)
         return
     parts = chain([next(parts, b"")], parts)  # a refusal leaves no file
-    with whole(path) as part:
+    with output(path) as part:
         if kind in _OWN_HEADERS:
             with _opened(part) as sound:
                 for data in _told(parts):

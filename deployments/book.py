@@ -12,6 +12,7 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 
+from chatterbox_engine.files import whole
 from chatterbox_engine.text import Piece, split
 from chatterbox_engine.types import SAMPLE_RATE
 from deployments.encoding import audio_frame
@@ -83,8 +84,7 @@ def bind(
         marks: each chapter's title, first sample and end.
     """
     codec = _CODECS[form]
-    part = path.with_name(f"{path.name}.part")
-    with av.open(str(part), "w", format=codec.container) as container:
+    with whole(path) as part, av.open(str(part), "w", format=codec.container) as container:
         container.metadata["title"] = title
         if form in WITH_CHAPTERS:
             container.set_chapters([_mark(number, *mark) for number, mark in enumerate(marks)])
@@ -97,7 +97,6 @@ def bind(
             container.mux(stream.encode(audio_frame(block, at)))
             at += len(block)
         container.mux(stream.encode(None))
-    part.replace(path)
 
 
 def _mark(number: int, title: str, begin: int, end: int) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.files import whole
 
 _PREFIX = "cbx-"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -76,12 +77,9 @@ def read(path: Path) -> tuple[Key, ...]:
 def write(path: Path, keys: tuple[Key, ...]) -> None:
     """All of them, or the file as it was; readable by its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with whole(path) as part, os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump([key.model_dump(exclude_defaults=True) for key in keys], file, indent=1)
         file.write("\n")
-    part.replace(path)
 
 
 def add(path: Path, name: str, **limits: int | bool | None) -> str:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from chatterbox_engine.files import whole
 from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_FRAME, SAMPLES_PER_TOKEN
 from training import texts
 from training.teacher import DURATION_SAMPLES, F0_SAMPLES, Teacher
@@ -144,9 +145,8 @@ def _make_shard(job: tuple[Path, int, list[str]]) -> None:
         kept["audio"].append((np.clip(audio, -1, 1) * 32767).astype(np.int16))
         entries.append({"frames": frames, "phonemes": spoken.phonemes, "exaggeration": exaggeration, "text": text})
     arrays = {name: np.concatenate(parts) for name, parts in kept.items()}
-    part = path.with_suffix(".part.npz")
-    np.savez(part, index=np.array(json.dumps(entries)), **arrays)  # type: ignore[arg-type]
-    part.replace(path)
+    with whole(path) as part:
+        np.savez(part, index=np.array(json.dumps(entries)), **arrays)  # type: ignore[arg-type]
 
 
 def _join(folder: Path, shards: list[Path], audio_hours: float) -> None:

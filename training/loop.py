@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from chatterbox_engine.accel import native
+from chatterbox_engine.files import whole
 
 LOG_EVERY = 20
 """Steps of a line in the log."""
@@ -56,8 +57,8 @@ def train(
 
     def keep(step: int, seconds: float) -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-        torch.save(state, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        with whole(path) as part:
+            torch.save(state, part)
 
     if path.is_file():
         state = torch.load(path, weights_only=True)
