@@ -5,7 +5,7 @@ import math
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +34,10 @@ class Snapshot:
 
     at: float
     """On the monotonic clock."""
-    values: Counter[str] = field(default_factory=Counter)
-    buckets: dict[str, Counter[float]] = field(default_factory=dict)
+    values: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    buckets: defaultdict[str, defaultdict[float, float]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(float))
+    )
     """Of a histogram: observations up to each bound."""
 
     @classmethod
@@ -50,8 +52,7 @@ class Snapshot:
                         label = labels.get(name)
                         made.values[f"{name}/{sample.labels.get(label, '')}" if label else name] += sample.value
                     elif (name := _BUCKETS.get(sample.name)) is not None:
-                        own = made.buckets.setdefault(name, Counter())
-                        own[float(sample.labels["le"])] += sample.value
+                        made.buckets[name][float(sample.labels["le"])] += sample.value
         return made
 
 
@@ -92,10 +93,10 @@ def frame(before: Snapshot, now: Snapshot) -> str:
 
 
 def quantile(before: Snapshot, now: Snapshot, name: str, q: float) -> float | None:
-    """Of what a histogram has observed in between, linear within a bucket as Prometheus has it; None where nothing was."""
-    new = now.buckets.get(name, Counter()) - before.buckets.get(name, Counter())
-    bounds = sorted(now.buckets.get(name, ()))
-    if not bounds or not new[bounds[-1]]:
+    """Of what a histogram has seen in between, linear within a bucket as Prometheus has it; None where that is nothing."""
+    bounds = sorted(now.buckets[name])
+    new = {bound: now.buckets[name][bound] - before.buckets[name][bound] for bound in bounds}
+    if not bounds or new[bounds[-1]] <= 0:
         return None
     wanted, low, below = q * new[bounds[-1]], 0.0, 0.0
     for bound in bounds:

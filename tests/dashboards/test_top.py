@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards import top
 from dashboards.__main__ import main
 from dashboards.top import NoMetrics, Snapshot, addresses, frame, quantile
 from tests.service import Service
@@ -61,7 +60,7 @@ def test_a_quantile_lies_within_the_bounds_that_have_it(counts: list[int], q: fl
     bounds = [float(2**place) for place in range(len(counts))]
     totals = [sum(counts[: place + 1]) for place in range(len(counts))]
     now = Snapshot(1.0)
-    now.buckets["x"] = top.Counter(dict(zip(bounds, totals, strict=True)))
+    now.buckets["x"].update(zip(bounds, totals, strict=True))
     found = quantile(Snapshot(0.0), now, "x", q)
     if not totals[-1]:
         assert found is None
