@@ -93,7 +93,7 @@ def frame(before: Snapshot, now: Snapshot) -> str:
 
 
 def quantile(before: Snapshot, now: Snapshot, name: str, q: float) -> float | None:
-    """Of what a histogram has seen in between, linear within a bucket as Prometheus has it; None where it saw nothing."""
+    """Of what a histogram has seen in between, linear within a bucket as in Prometheus; None where it saw nothing."""
     bounds = sorted(now.buckets[name])
     new = {bound: now.buckets[name][bound] - before.buckets[name][bound] for bound in bounds}
     if not bounds or new[bounds[-1]] <= 0:
