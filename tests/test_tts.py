@@ -227,9 +227,9 @@ def test_s3gen_gets_the_speech_tokens_of_each_piece(
         pieces.append([])
         return begin_piece(stream, *args)
 
-    def fed(stream: SpeechStream, tokens: list[int], *, final: bool) -> None:
+    def fed(stream: SpeechStream, tokens: list[int], **options: Any) -> None:
         pieces[-1] += tokens
-        feed(stream, tokens, final=final)
+        feed(stream, tokens, **options)
 
     monkeypatch.setattr(SpeechStream, "begin_piece", begun)
     monkeypatch.setattr(SpeechStream, "feed", fed)

@@ -263,7 +263,6 @@ def test_wrong_options_end_in_a_sentence() -> None:
 
 
 @needs_packages
-@needs_packages
 def test_words_are_timed_as_whisper_hears_them() -> None:
     """Of which neither is exact: Whisper lets the first word begin with the recording."""
     config = EngineConfig.profile("balanced", t3={"word_timings": "on"})
@@ -283,6 +282,7 @@ def test_words_are_timed_as_whisper_hears_them() -> None:
     assert np.median(apart) < 0.1
 
 
+@needs_packages
 def test_the_demo_voice_is_understood() -> None:
     """There and back: text, speech, text. The bound leaves room for chance, and none for nonsense."""
     texts = sentences("choosing", 12)
