@@ -104,7 +104,7 @@ def say(engine: S3GenEngine, count: int, schedule: tuple[int, ...], seed: int = 
     window=st.one_of(st.none(), st.integers(0, 10)),
     chunks=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_token_becomes_960_samples_however_it_comes(
     request: pytest.FixtureRequest, count: int, schedule: list[int], feeds: list[int], window: int | None, chunks: bool
 ) -> None:

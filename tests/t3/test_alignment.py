@@ -48,7 +48,7 @@ def attention(walk: list[tuple[int, float, int]], begin: int, text: int, seed: i
 
 
 @given(walk=walks, text=st.integers(6, 30), begin=st.integers(0, 40), slow=st.booleans(), seed=st.integers(0, 2**31))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_decision_is_the_analyzers(
     analyzer: Any, walk: list[tuple[int, float, int]], text: int, begin: int, slow: bool, seed: int
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_slot_begins_anew_with_each_stream() -> None:
     seed=st.integers(0, 2**31),
     spoken=st.lists(st.integers(0, 9), min_size=1, max_size=4),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_kernel_decides_as_the_operators_do(
     pair: tuple[list[tuple[int, float, int]], ...],
     texts: tuple[int, int],

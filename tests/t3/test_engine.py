@@ -85,7 +85,7 @@ CASES = [
         seed=seed, cfg_weight=(0.3, 0.5, 1.0)[seed % 3], max_new_tokens=TOKENS, exaggeration=0.25 + seed / 20,
         top_p=0.9 if seed % 5 == 0 else 1.0, temperature=1.0 if seed % 4 == 0 else 0.8,
     ))
-    for seed in range(20)
+    for seed in range(12)
 ]  # fmt: skip
 
 
