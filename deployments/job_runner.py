@@ -77,14 +77,13 @@ class Runner:
         await asyncio.gather(*self._workers, return_exceptions=True)
 
     async def _work(self) -> None:
-        pause_s = _AGAIN_S
+        pause_s = 0.0
         while True:
             self._news.clear()
             task, whole = self._next()
             if task is not None:
-                pause_s = _AGAIN_S if await self._say(task) else min(2 * pause_s, _LONGEST_S)
-                if pause_s > _AGAIN_S:
-                    await asyncio.sleep(pause_s / 2)
+                pause_s = 0.0 if await self._say(task) else min(max(2 * pause_s, _AGAIN_S), _LONGEST_S)
+                await asyncio.sleep(pause_s)
             elif whole is not None:
                 await self._finish(whole)
             else:

@@ -200,12 +200,11 @@ class JobStore:
         """The first piece that is neither said nor among `taken`."""
         held = set(taken)
         rows = self._read(
-            "SELECT number FROM piece WHERE job = ? AND samples IS NULL ORDER BY number LIMIT ?", job, len(held) + 1
-        )
-        for row in rows:
-            if row["number"] not in held:
-                return self._task(job, row["number"])
-        return None
+            "SELECT job, number, text, pause_s, voice, sampling, language FROM piece JOIN job ON job.id = piece.job "
+            "WHERE job = ? AND samples IS NULL AND text IS NOT NULL ORDER BY number LIMIT ?",
+            job, len(held) + 1,
+        )  # fmt: skip
+        return next((Task(*row) for row in rows if row["number"] not in held), None)
 
     def keep(self, task: Task, samples: np.ndarray, seconds: float) -> None:
         """A piece is said: (n,) int16, with the pause after it, in so many seconds. Not where its job is over."""
@@ -249,14 +248,6 @@ class JobStore:
     def path(self, job: str, form: str) -> Path:
         """Where its file is, once it is done."""
         return self._folder / f"{job}.{form}"
-
-    def _task(self, job: str, number: int) -> Task | None:
-        rows = self._read(
-            "SELECT job, number, text, pause_s, voice, sampling, language FROM piece JOIN job ON job.id = piece.job "
-            "WHERE job = ? AND number = ? AND text IS NOT NULL",
-            job, number,
-        )  # fmt: skip
-        return Task(*rows[0]) if rows else None
 
     def _jobs(self, where: str, *values: Any) -> list[Job]:
         rows = self._read(

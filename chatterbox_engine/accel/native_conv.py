@@ -11,7 +11,7 @@ from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native import pointer
 from chatterbox_engine.accel.native_linear import NativeLinear
 
-_WHOLE = 32
+WHOLE = 32
 """Numbers that fill a tile's row."""
 _BLOCK = 16
 
@@ -46,7 +46,7 @@ class NativeConv:
         assert kernels is not None
         self._kernel = kernels.convolution
         self.outputs, taps, inputs = weight.shape
-        missing = -inputs % _WHOLE
+        missing = -inputs % WHOLE
         whole = F.pad(weight.detach().float(), (0, missing)).flatten(1)
         parts = [whole, whole - whole.bfloat16().float()] if exact else [whole]
         self._linear = NativeLinear(torch.cat(parts, dim=1), F.pad(bias, (0, -self.outputs % _BLOCK)), 0)

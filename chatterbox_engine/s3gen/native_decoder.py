@@ -5,13 +5,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from chatterbox_engine.accel import native
-from chatterbox_engine.accel.native_conv import Activation, NativeConv
+from chatterbox_engine.accel.native_conv import WHOLE, Activation, NativeConv
 
 if TYPE_CHECKING:
     from chatterbox_engine.s3gen.hift import HiFT
-
-_WHOLE = 32
-"""Channels that fill a tile's row."""
 
 _Pairs = list[tuple[NativeConv, NativeConv]]
 
@@ -39,7 +36,7 @@ class NativeDecoder:
     def runs(hift: "HiFT") -> bool:
         """The kernels and AMX are there, and fit the model as it was loaded."""
         weights = [up.get_parameter("weight") for up in hift.ups]
-        fits = not any(weight.shape[1] % _WHOLE or weight.shape[0] % _WHOLE for weight in weights)
+        fits = not any(weight.shape[1] % WHOLE or weight.shape[0] % WHOLE for weight in weights)
         return fits and all(weight.device.type == "cpu" for weight in weights) and native.has_tiles()
 
     def __call__(self, mel: Tensor, excitation: Tensor) -> Tensor:
