@@ -1,12 +1,9 @@
 """A voice: what a reference clip becomes, once, so that no request pays for it again."""
 
-import contextlib
 import hashlib
 import json
-import os
 import pickle
 import re
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
+from chatterbox_engine.files import whole
 from chatterbox_engine.types import FRAMES_PER_TOKEN, VALID_TOKENS, S3GenVoice, T3Voice
 
 if TYPE_CHECKING:
@@ -27,6 +25,8 @@ DEFAULT_VOICE = "default"
 """Id and name of a checkpoint's built-in voice."""
 VOICE_ID = re.compile(r"voice_[0-9a-f]{16}")
 _FORMAT = "chatterbox-voice-1"
+HEADER_BYTES = 16_384
+"""A voice's file tells all but its tensors within them."""
 _TENSORS = ("speaker", "t3_prompt", "s3gen_prompt", "s3gen_feat", "s3gen_speaker")
 _FIELDS = {"format", "id", "name", "created", "model"}
 _MORE = {"description", "consent"}
@@ -100,17 +100,8 @@ class Voice:
 
     def save(self, path: Path) -> None:
         """Write `to_bytes` to a file, which is there whole or not at all. Raises OSError."""
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".voice-", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        with whole(path) as part:
+            part.write_bytes(self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> "Voice":
@@ -210,13 +201,17 @@ def voice_id(content: bytes, model: str) -> str:
     return "voice_" + hashlib.sha256(content + b"\0" + model.encode()).hexdigest()[:16]
 
 
-def read_info(path: Path) -> VoiceInfo:
-    """Read a voice file's header alone. Raises InvalidRequest (param "file") where it is not one."""
+def read_info(start: bytes, size: int) -> VoiceInfo:
+    """What the first HEADER_BYTES of a file of so many bytes tell. Raises InvalidRequest (param "file")."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return _info(file.metadata())
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidRequest(f"{path} is not a voice, or a damaged one ({error}).", "file") from error
+        length = int.from_bytes(start[:8], "little")
+        header = json.loads(start[8 : 8 + length])
+        info = _info(header.pop("__metadata__", None))
+        if 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()) != size:
+            raise ValueError("it is cut")
+        return info
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidRequest(f"This is not a voice, or a damaged one ({error}).", "file") from error
 
 
 def _info(header: dict[str, str] | None) -> VoiceInfo:

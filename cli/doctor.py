@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 import torch
 
@@ -52,7 +53,7 @@ def machine() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         free, there = torch.cuda.mem_get_info(index)
         yield f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {there / 2**30:.1f} GiB free"
-    folder = ServiceSettings().voices_folder
+    folder = Path(ServiceSettings().voices_folder)
     above = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     can = "can be written" if os.access(above, os.W_OK) else "CANNOT be written: set voices_folder"
     yield "voices", f"{folder}, {can}"

@@ -21,10 +21,9 @@ from chatterbox_engine.errors import (
     Overloaded,
     UnknownVoice,
 )
-from deployments.job_store import StoreUnavailable, UnknownJob, WrongState
+from deployments.faults import StoreUnavailable
+from deployments.job_store import UnknownJob, WrongState
 
-MAX_UPLOAD_BYTES = 20 * 2**20
-"""Largest clip."""
 _MAX_JSON_BYTES = 2**20
 _MAX_JOB_BYTES = 8 * 2**20
 _JOBS = "/v1/audio/jobs"
@@ -120,7 +119,10 @@ class UnknownModel(InvalidRequest):
 
 
 class _BodyLimit:
-    """Refuses bodies that are too large: by their declared length before a byte is read, else while reading."""
+    """Refuses bodies that are too large: by their declared length before a byte is read, else while reading.
+
+    The guard, which comes before, has put into the state how large a clip may be.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -131,8 +133,9 @@ class _BodyLimit:
             return
         headers = dict(scope["headers"])
         upload = headers.get(b"content-type", b"").startswith(b"multipart/")
+        clip: int = scope.get("state", {}).get("max_upload_bytes", 0)
         json_limit = _MAX_JOB_BYTES if scope["path"].endswith(_JOBS) else _MAX_JSON_BYTES
-        limit = MAX_UPLOAD_BYTES + _MULTIPART_BYTES if upload else json_limit
+        limit = clip + _MULTIPART_BYTES if upload else json_limit
         refusal = error_answer(
             413, f"The body is larger than {limit} bytes.", "invalid_request_error", None, "too_large"
         )

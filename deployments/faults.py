@@ -17,6 +17,10 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
+class StoreUnavailable(ChatterboxError):
+    """Where the service keeps voices or jobs cannot be used now."""
+
+
 def answers(method: Callable[Given, Awaitable[Result]]) -> Callable[Given, Awaitable[Result | ChatterboxError]]:
     """A deployment's method whose errors of purpose come back as values, for `ask`."""
 

@@ -47,6 +47,7 @@ class Door:
         """Raises InvalidRequest, FileNotFoundError where the keys' file cannot be used."""
         self._keys = KeyRing(settings.keys_file) if settings.keys_file is not None else None
         self._open_to_network = settings.open_to_network
+        self.max_upload_bytes = settings.max_upload_bytes
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def admit(self, presented: str | None, host: str | None) -> Caller:
@@ -90,7 +91,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            scope.setdefault("state", {})["caller"] = self._caller(scope)
+            scope.setdefault("state", {}).update(self._let_in(scope))
         except Refused as refused:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": str(refused)})
@@ -104,13 +105,15 @@ class Guard:
             return
         await self._app(scope, receive, _with_headers(send))
 
-    def _caller(self, scope: Scope) -> Caller:
+    def _let_in(self, scope: Scope) -> dict[str, Any]:
+        """The request's state: whose it is, and how large a clip may be. Raises Refused."""
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if scope["type"] == "http" and path in _OPEN:
-            return ANYBODY
+            return {"caller": ANYBODY}
         door: Door = cast(Any, serve.get_replica_context().servable_object).door
         client = scope.get("client")
-        return door.admit(_presented(scope), client[0] if client else None)
+        caller = door.admit(_presented(scope), client[0] if client else None)
+        return {"caller": caller, "max_upload_bytes": door.max_upload_bytes}
 
 
 def _presented(scope: Scope) -> str | None:

@@ -20,7 +20,7 @@ from chatterbox_engine.text import validate
 from chatterbox_engine.types import AudioChunk, SpeechRequest
 from deployments import page
 from deployments.admission import Gate, Ticket
-from deployments.answers import MAX_UPLOAD_BYTES, REFUSALS, AudioResponse, UnknownModel, answer, install
+from deployments.answers import REFUSALS, AudioResponse, UnknownModel, answer, install
 from deployments.caller import Caller
 from deployments.conversation import Conversation
 from deployments.downloads import FILE, file_answer
@@ -198,7 +198,7 @@ class Ingress:
         consent: Annotated[bool, Form(description="The speaker agreed to it.")] = False,
     ) -> dict[str, Any]:
         """Make a voice from a clip (wav, flac, mp3 or ogg); GET /v1/models tells how long it must be."""
-        data = await file.read(MAX_UPLOAD_BYTES + 1)
+        data = await file.read(self._settings.max_upload_bytes + 1)
         return await ask(self._voices, "add", data, name, request.state.caller.shelf, description, consent)
 
     @api.get("/v1/voices/{voice_id}", **_KEYED)

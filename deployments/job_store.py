@@ -17,6 +17,7 @@ import soundfile
 from chatterbox_engine.errors import ChatterboxError
 from chatterbox_engine.types import SAMPLE_RATE, SpeechRequest
 from deployments.book import BookFormat, Chapter
+from deployments.faults import StoreUnavailable
 
 Status = Literal["queued", "paused", "done", "failed", "cancelled"]
 _SCHEMA = """
@@ -54,10 +55,6 @@ class WrongState(ChatterboxError):
     def __str__(self) -> str:
         job, status, rule = self.args
         return f"The job {job} is {status}; {rule}."
-
-
-class StoreUnavailable(ChatterboxError):
-    """Another service has the file, or it is not open yet."""
 
 
 @dataclass(frozen=True, slots=True)

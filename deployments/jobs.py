@@ -12,9 +12,9 @@ from ray.serve.handle import DeploymentHandle
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.types import SAMPLE_RATE, SpeechRequest
 from deployments.book import MEDIA_TYPES, BookFormat, chapters
-from deployments.faults import Stream, answers, streams
+from deployments.faults import StoreUnavailable, Stream, answers, streams
 from deployments.job_runner import Runner
-from deployments.job_store import Job, JobStore, Status, StoreUnavailable, WrongState
+from deployments.job_store import Job, JobStore, Status, WrongState
 from deployments.metrics import PERIOD_S, JobMetrics
 from deployments.settings import ServiceSettings
 

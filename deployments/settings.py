@@ -1,10 +1,10 @@
 """What an operator sets in serve_config.yaml. Unknown keys are refused."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from chatterbox_engine.config import EngineConfig
 
@@ -25,8 +25,11 @@ class ServiceSettings(BaseModel):
     """split: T3 and S3Gen in replicas of their own. colocated: both in each of `s3gen_replicas`."""
     t3_replicas: int = Field(1, ge=1)
     s3gen_replicas: int = Field(1, ge=1)
-    voices_folder: Path = Field(default_factory=lambda: user_data_path("chatterbox-serve") / "voices")
-    """Where uploaded voices are kept; on a cluster, a folder that every node sees."""
+    voices_folder: Annotated[str, BeforeValidator(str)] = Field(
+        default_factory=lambda: str(user_data_path("chatterbox-serve") / "voices")
+    )
+    """Where uploaded voices are kept: a folder, or any address that fsspec knows, such as s3://bucket/voices (with the
+    package s3fs). On a cluster, one that every node sees."""
     default_voice: str = "default"
     """The voice, by name or id, that "default" and OpenAI's names mean. default: the one built into the model."""
     require_consent: bool = False
@@ -41,6 +44,7 @@ class ServiceSettings(BaseModel):
     max_characters: int = Field(4096, ge=1)
     """Longest input of one request."""
     max_upload_bytes: int = Field(20 * 2**20, ge=1024)
+    """Largest clip."""
     jobs_folder: Path = Field(default_factory=lambda: user_data_path("chatterbox-serve") / "jobs")
     """Where long texts and their files are kept, of one service alone; on a cluster, on a disk that outlives nodes."""
     job_streams: int = Field(1, ge=1)

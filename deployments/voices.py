@@ -3,18 +3,19 @@
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ray import serve
 
 from chatterbox_engine.clip import prepared, read_clip
 from chatterbox_engine.errors import InvalidRequest, UnknownVoice
+from chatterbox_engine.folder import Folder
 from chatterbox_engine.voice import DEFAULT_VOICE, Voice, VoiceInfo
 from chatterbox_engine.voice_encoder import VoiceEncoder
 from chatterbox_engine.voice_store import VoiceStore, check_name
-from deployments.faults import answers
+from deployments.faults import StoreUnavailable, answers
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 
@@ -33,20 +34,28 @@ _OPENAI_VOICES = frozenset(
 
 _PRIVATE = "of-"
 """Folders of the voices that one key alone may use begin with it."""
+_STORE_S = 10.0
+"""Seconds that a request waits for a disk or a bucket."""
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @serve.deployment(max_ongoing_requests=1000, health_check_period_s=5)
 class Voices:
-    """A folder of voices and, from the first upload on, the networks that listen to a clip."""
+    """A folder or bucket of voices and, from the first upload on, the networks that listen to a clip."""
 
     def __init__(self, settings: ServiceSettings, runtime: Runtime) -> None:
         self._checkpoint, _ = runtime.enter("voices", settings)
-        self._folder = settings.voices_folder
-        self._stores: dict[Path, VoiceStore] = {}
-        self._shared = self._store(self._folder)
+        self._folder = Folder(settings.voices_folder)
+        self._folder.make()
+        self._stores: dict[str | None, VoiceStore] = {}
+        """By the folder's name in it; None: everybody's."""
+        self._holders: dict[str, VoiceStore] = {}
+        """Where the voices are that were resolved last, by id."""
         self._default = settings.default_voice
         self._consent = settings.require_consent
         self._prepare = settings.prepare_clips
+        self._max_bytes = settings.max_upload_bytes
         self._encoder: VoiceEncoder | None = None
         self._encoding = asyncio.Lock()
 
@@ -56,36 +65,24 @@ class Voices:
         UnknownVoice."""
         if voice == DEFAULT_VOICE:
             voice = self._default
-        if voice == DEFAULT_VOICE:
-            return voice
-        try:
-            return self._find(voice, shelf)[1].id
-        except UnknownVoice:
-            if voice in _OPENAI_VOICES:
-                return DEFAULT_VOICE if self._default == DEFAULT_VOICE else self._find(self._default, shelf)[1].id
-            raise
+        return voice if voice == DEFAULT_VOICE else await kept(self._resolve, voice, shelf)
 
     @answers
     async def get(self, voice_id: str) -> Voice:
         """By the id that `resolve` told, whoever it belongs to. Raises UnknownVoice."""
-        stores = [self._shared, *map(self._store, self._folder.glob(f"{_PRIVATE}*"))]
-        for read in (*(store.get for store in stores), *(store.deleted for store in stores)):
-            with contextlib.suppress(UnknownVoice):
-                return read(voice_id)
-        raise UnknownVoice(voice_id)
+        return await kept(self._get, voice_id)
 
     @answers
     async def catalogue(self, shelf: str | None) -> list[dict[str, Any]]:
         """The built-in voice first, then those of the shelf, then those that are everybody's."""
-        return [_BUILTIN, *(_as_object(info, name) for name, store in self._visible(shelf) for info in store.list())]
+        return [_BUILTIN, *await kept(self._list, shelf)]
 
     @answers
     async def describe(self, voice: str, shelf: str | None) -> dict[str, Any]:
         """One voice, by name or id. Raises UnknownVoice."""
         if voice == DEFAULT_VOICE:
             return _BUILTIN
-        name, info = self._find(voice, shelf)
-        return _as_object(info, name)
+        return _as_object(*await kept(self._find, voice, shelf))
 
     @answers
     async def add(
@@ -97,22 +94,54 @@ class Voices:
             message = "This service takes voices of speakers who agreed to it: say so with consent=true."
             raise InvalidRequest(message, "consent")
         rules = self._checkpoint.spec.clip
-        samples = await asyncio.to_thread(read_clip, clip, min_s=rules.min_s, max_s=rules.max_s)
+        samples = await asyncio.to_thread(
+            read_clip, clip, min_s=rules.min_s, max_s=rules.max_s, max_bytes=self._max_bytes
+        )
         if self._prepare:
             samples = await asyncio.to_thread(prepared, samples, min_s=rules.min_s)
         async with self._encoding:
             voice = await asyncio.to_thread(self._encode, samples, name)
-        store = self._shared if shelf is None else self._store(self._private(shelf))
-        return _as_object(store.add(replace(voice, description=description, consent=consent)), shelf)
+        store = await kept(self._store, None if shelf is None else private(shelf))
+        voice = replace(voice, description=description, consent=consent)
+        return _as_object(shelf, await kept(store.add, voice))
 
     @answers
     async def change(self, voice: str, shelf: str | None, name: str | None, description: str | None) -> dict[str, Any]:
         """Give one of the shelf's voices another name or description. Raises UnknownVoice, InvalidRequest."""
-        return _as_object(self._own(voice, shelf).change(voice, name=name, description=description), shelf)
+        return _as_object(shelf, await kept(self._change, voice, shelf, name, description))
 
     @answers
     async def delete(self, voice: str, shelf: str | None) -> None:
         """Streams that run with the voice keep it to their end. Raises UnknownVoice, InvalidRequest."""
+        await kept(self._delete, voice, shelf)
+
+    def _resolve(self, voice: str, shelf: str | None) -> str:
+        theirs = voice in _OPENAI_VOICES
+        try:
+            return self._find(voice, shelf, at_once=not theirs)[1].id
+        except UnknownVoice:
+            if not theirs:
+                raise
+            return DEFAULT_VOICE if self._default == DEFAULT_VOICE else self._find(self._default, shelf)[1].id
+
+    def _get(self, voice_id: str) -> Voice:
+        if voice_id in self._holders:
+            with contextlib.suppress(UnknownVoice):
+                return self._holders[voice_id].get(voice_id)
+        names = (name for name in self._folder.folders() if name.startswith(_PRIVATE))
+        stores = [self._store(name) for name in (None, *names)]
+        for read in (*(store.get for store in stores), *(store.deleted for store in stores)):
+            with contextlib.suppress(UnknownVoice):
+                return read(voice_id)
+        raise UnknownVoice(voice_id)
+
+    def _list(self, shelf: str | None) -> list[dict[str, Any]]:
+        return [_as_object(name, info) for name, store in self._visible(shelf) for info in store.list()]
+
+    def _change(self, voice: str, shelf: str | None, name: str | None, description: str | None) -> VoiceInfo:
+        return self._own(voice, shelf).change(voice, name=name, description=description)
+
+    def _delete(self, voice: str, shelf: str | None) -> None:
         self._own(voice, shelf).delete(voice)
 
     def _own(self, voice: str, shelf: str | None) -> VoiceStore:
@@ -123,26 +152,24 @@ class Voices:
             raise InvalidRequest("The voice is everybody's, and this key may neither change nor delete it.", "voice")
         return dict(self._visible(shelf))[shelf]
 
-    def _store(self, folder: Path) -> VoiceStore:
+    def _store(self, folder: str | None) -> VoiceStore:
         """One for each folder, which then warns of a foreign file once."""
         if folder not in self._stores:
-            self._stores[folder] = VoiceStore(folder)
+            self._stores[folder] = VoiceStore(self._folder.under(folder) if folder else self._folder)
         return self._stores[folder]
-
-    def _private(self, shelf: str) -> Path:
-        """No path is made of a name."""
-        return self._folder / f"{_PRIVATE}{hashlib.sha256(shelf.encode()).hexdigest()[:32]}"
 
     def _visible(self, shelf: str | None) -> list[tuple[str | None, VoiceStore]]:
         """Its own first."""
-        own = shelf is not None and self._private(shelf).is_dir()
-        return [*([(shelf, self._store(self._private(shelf)))] if shelf and own else []), (None, self._shared)]
+        own = [] if shelf is None else [(shelf, self._store(private(shelf)))]
+        return [*own, (None, self._store(None))]
 
-    def _find(self, voice: str, shelf: str | None) -> tuple[str | None, VoiceInfo]:
+    def _find(self, voice: str, shelf: str | None, *, at_once: bool = True) -> tuple[str | None, VoiceInfo]:
         """The shelf it is on, and the voice. Raises UnknownVoice."""
         for name, store in self._visible(shelf):
             with contextlib.suppress(UnknownVoice):
-                return name, store.info(voice)
+                info = store.info(voice, at_once=at_once)
+                self._holders[info.id] = store
+                return name, info
         raise UnknownVoice(voice)
 
     def _encode(self, samples: Any, name: str) -> Voice:
@@ -151,6 +178,23 @@ class Voices:
         return self._encoder.encode(samples, name)
 
 
-def _as_object(info: VoiceInfo, shelf: str | None) -> dict[str, Any]:
+async def kept(call: Callable[Given, Result], *arguments: Given.args, **named: Given.kwargs) -> Result:
+    """A call of the stores, in a thread, since they wait for a disk or a network. Raises StoreUnavailable where that
+    fails or takes too long, and what the call raises."""
+    try:
+        async with asyncio.timeout(_STORE_S):
+            return await asyncio.to_thread(call, *arguments, **named)
+    except TimeoutError as error:
+        raise StoreUnavailable(f"The folder of voices has not answered within {_STORE_S:g} s.") from error
+    except OSError as error:
+        raise StoreUnavailable(f"The folder of voices cannot be used: {error.strerror or error}.") from error
+
+
+def private(shelf: str) -> str:
+    """The folder of a shelf's own voices; no path is made of a name."""
+    return f"{_PRIVATE}{hashlib.sha256(shelf.encode()).hexdigest()[:32]}"
+
+
+def _as_object(shelf: str | None, info: VoiceInfo) -> dict[str, Any]:
     told = {"id": info.id, "object": "voice", "name": info.name, "created": info.created, "builtin": False}
     return {**told, "private": shelf is not None, "description": info.description, "consent": info.consent}

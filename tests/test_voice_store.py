@@ -11,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatterbox_engine.errors import InvalidRequest, UnknownVoice
+from chatterbox_engine.folder import Folder
 from chatterbox_engine.voice import Voice
 from chatterbox_engine.voice_store import VoiceStore
+
+
+@pytest.fixture(params=["path", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """On the disk, and what fsspec has in place of a bucket."""
+    return Folder(tmp_path) if request.param == "path" else Folder(f"memory://{tmp_path}")
 
 
 def voice(number: int, name: str) -> Voice:
@@ -23,15 +30,16 @@ def voice(number: int, name: str) -> Voice:
     )  # fmt: skip
 
 
-def test_voices_are_kept_and_found_by_id_and_name(tmp_path: Path) -> None:
-    store = VoiceStore(tmp_path / "deep" / "voices")
+def test_voices_are_kept_and_found_by_id_and_name(folder: Folder) -> None:
+    store = VoiceStore(folder.under("deep").under("voices"))
     anna, bert = voice(1, "Anna"), voice(2, "../../etc/passwd")
     store.add(bert)
     store.add(anna)
     assert store.list() == [anna.info, bert.info]
-    assert VoiceStore(tmp_path / "deep" / "voices").get("Anna").info == anna.info
+    assert VoiceStore(folder.under("deep").under("voices")).get("Anna").info == anna.info
     assert store.get(bert.id).info == store.get(bert.name).info == bert.info
-    assert {path.name for path in tmp_path.rglob("*.*")} == {f"{v.id}.safetensors" for v in (anna, bert)}
+    assert set(folder.under("deep").under("voices").files()) == {f"{v.id}.safetensors" for v in (anna, bert)}
+    assert folder.files() == {}
     store.delete(anna.id)
     store.delete(bert.name)
     assert store.list() == []
@@ -42,8 +50,8 @@ def test_voices_are_kept_and_found_by_id_and_name(tmp_path: Path) -> None:
             store.delete(missing)
 
 
-def test_a_name_is_unique_and_a_clip_is_renamed(tmp_path: Path) -> None:
-    store = VoiceStore(tmp_path)
+def test_a_name_is_unique_and_a_clip_is_renamed(folder: Folder) -> None:
+    store = VoiceStore(folder)
     store.add(voice(1, "Anna"))
     store.add(voice(1, "Anna"))
     with pytest.raises(InvalidRequest, match="another voice named 'Anna'") as caught:
@@ -54,8 +62,8 @@ def test_a_name_is_unique_and_a_clip_is_renamed(tmp_path: Path) -> None:
     assert [info.name for info in store.list()] == ["Berta", "Anna"]
 
 
-def test_a_voice_is_renamed_and_described(tmp_path: Path) -> None:
-    store = VoiceStore(tmp_path)
+def test_a_voice_is_renamed_and_described(folder: Folder) -> None:
+    store = VoiceStore(folder)
     store.add(replace(voice(1, "Anna"), description="Warm, slow.", consent=True))
     store.add(voice(2, "Bert"))
     changed = store.change("Anna", name="Clara")
@@ -63,7 +71,7 @@ def test_a_voice_is_renamed_and_described(tmp_path: Path) -> None:
         voice(1, "").id, "Clara", "Warm, slow.", True
     )  # fmt: skip
     assert store.change("Clara", description="").description == ""
-    assert store.info("Clara") == VoiceStore(tmp_path).info("Clara")
+    assert store.info("Clara") == VoiceStore(folder).info("Clara")
     for name in ("Bert", "default", ""):
         with pytest.raises(InvalidRequest):
             store.change("Clara", name=name)
@@ -73,8 +81,8 @@ def test_a_voice_is_renamed_and_described(tmp_path: Path) -> None:
         store.change("Anna", name="Dora")
 
 
-def test_streams_keep_a_voice_that_is_deleted_under_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = VoiceStore(tmp_path)
+def test_streams_keep_a_voice_that_is_deleted_under_them(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = VoiceStore(folder)
     anna, bert = store.add(voice(1, "Anna")), store.add(voice(2, "Bert"))
     store.delete("Anna")
     assert store.deleted(anna.id).id == anna.id
@@ -93,45 +101,75 @@ def test_streams_keep_a_voice_that_is_deleted_under_them(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["", " ", "a" * 65, "a\nb", "\x00", "\ud800", "default", "voice_0123456789abcdef"])
-def test_bad_names_are_refused(tmp_path: Path, name: str) -> None:
-    store = VoiceStore(tmp_path)
+def test_bad_names_are_refused(folder: Folder, name: str) -> None:
+    store = VoiceStore(folder)
     with pytest.raises(InvalidRequest) as caught:
         store.add(voice(1, name))
     assert caught.value.param == "name"
-    assert list(tmp_path.iterdir()) == []
+    assert folder.files() == {}
 
 
 @pytest.mark.parametrize("identity", ["default", "voice_0", "../voice_0123456789abcdef", "voice_0123456789ABCDEF"])
-def test_bad_ids_are_refused(tmp_path: Path, identity: str) -> None:
+def test_bad_ids_are_refused(folder: Folder, identity: str) -> None:
     bad = voice(1, "Anna")
     object.__setattr__(bad, "id", identity)
     with pytest.raises(InvalidRequest):
-        VoiceStore(tmp_path).add(bad)
-    assert list(tmp_path.iterdir()) == []
+        VoiceStore(folder).add(bad)
+    assert folder.files() == {}
 
 
 @settings(max_examples=50, deadline=None)
 @given(name=st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=64).filter(str.strip))
 def test_any_other_name_comes_back(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    store = VoiceStore(tmp_path_factory.mktemp("voices"))
+    store = VoiceStore(Folder(tmp_path_factory.mktemp("voices")))
     store.add(voice(1, name))
     assert store.get(name).name == name
 
 
-def test_foreign_files_are_passed_over_with_one_warning_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = VoiceStore(tmp_path)
+def test_foreign_files_are_passed_over_with_one_warning_each(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    store = VoiceStore(folder)
     good = voice(1, "Anna")
     store.add(good)
     content = good.to_bytes()
-    (tmp_path / "voice_00000000000000aa.safetensors").write_bytes(content[:500])
-    (tmp_path / "voice_00000000000000bb.safetensors").write_bytes(b"")
-    (tmp_path / "voice_00000000000000cc.safetensors").write_bytes(content)
-    (tmp_path / "voice_00000000000000dd.safetensors").mkdir()
-    (tmp_path / "notes.txt").write_text("mine")
+    bad = {"aa": content[:500], "bb": b"", "cc": content, "dd": content[:-1], "ee": b"[" * 20_000}
+    for number, data in bad.items():
+        folder.write(f"voice_00000000000000{number}.safetensors", data)
+    folder.write("notes.txt", b"mine")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert store.list() == [good.info]
-    assert len(caplog.records) == 4
-    for number in ("aa", "bb", "cc", "dd"):
+    assert len(caplog.records) == len(bad)
+    for number in bad:
         with pytest.raises(UnknownVoice):
             store.get(f"voice_00000000000000{number}")
+
+
+def test_what_another_service_changes_is_seen(folder: Folder) -> None:
+    store, other = VoiceStore(folder), VoiceStore(folder)
+    store.add(voice(1, "Anna"))
+    assert other.info("Anna").id == voice(1, "").id
+    store.add(voice(2, "Bert"))
+    assert [info.name for info in other.list()] == ["Anna", "Bert"]
+    store.change("Anna", name="Clara")
+    assert other.info("Clara") == store.info("Clara")
+    store.delete("Bert")
+    assert [info.name for info in other.list()] == ["Clara"]
+    with pytest.raises(UnknownVoice):
+        other.get("Bert")
+
+
+def test_only_what_has_changed_is_read_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = VoiceStore(folder)
+    for number in range(20):
+        store.add(voice(number, str(number)))
+    store.list()
+    read: list[str] = []
+    kept = Folder.read
+    monkeypatch.setattr(Folder, "read", lambda self, name, end=None: read.append(name) or kept(self, name, end))
+    assert len(store.list()) == 20
+    assert read == []
+    VoiceStore(folder).change("7", description="Changed.")
+    read.clear()
+    assert store.info("7", at_once=False).id == voice(7, "").id
+    assert store.list()[7].description == "Changed."
+    assert read == [f"{voice(7, '').id}.safetensors"]

@@ -6,13 +6,11 @@ import io
 import json
 import struct
 import time
-from pathlib import Path
 from typing import Any
 
 import av
 import httpx
 import numpy as np
-import openai
 import pytest
 import soundfile
 import torch
@@ -105,23 +103,6 @@ def test_words_that_nobody_knows_are_not_made_up(service: Service) -> None:
     assert "speech.audio.word" not in told.text
     refused = speak(service, input=TEXT, word_timings=True)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "word_timings")
-
-
-def test_openais_own_client_speaks(service: Service, tmp_path: Path) -> None:
-    """With the arguments that its documentation shows; a voice of theirs is the default."""
-    client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none")
-    with client.audio.speech.with_streaming_response.create(
-        model="gpt-4o-mini-tts", voice="coral", input=TEXT, instructions="Speak in a cheerful tone."
-    ) as streamed:
-        streamed.stream_to_file(tmp_path / "speech.mp3")
-    samples, rate = soundfile.read(tmp_path / "speech.mp3")
-    assert rate == 24_000
-    assert len(samples) / rate == pytest.approx(round(len(TEXT) * 1.7) * 0.04, abs=0.12)
-    whole = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format="wav", speed=1.5)
-    assert whole.content[:4] == b"RIFF"
-    with pytest.raises(openai.NotFoundError) as refused:
-        client.audio.speech.create(model="tts-1", voice="nobody", input=TEXT)
-    assert refused.value.param == "voice"
 
 
 def test_a_seed_is_told_and_can_be_given_again(service: Service) -> None:

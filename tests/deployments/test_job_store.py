@@ -12,7 +12,8 @@ import pytest
 from chatterbox_engine.text import Piece
 from chatterbox_engine.types import SamplingParams, SpeechRequest
 from deployments.book import Chapter
-from deployments.job_store import JobStore, StoreUnavailable, UnknownJob
+from deployments.faults import StoreUnavailable
+from deployments.job_store import JobStore, UnknownJob
 
 PARTS = [Chapter("One", (Piece("First.", 0.2), Piece("Second.", 1.5))), Chapter("Two", (Piece("Third.", 0.0),))]
 ASKED = SpeechRequest("", "default", SamplingParams(seed=5), "en")

@@ -1,7 +1,10 @@
 """Voices that belong to a key are nobody else's; those of nobody are everybody's."""
 
 import asyncio
+import errno
 import io
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import pytest
 import soundfile
 
 from chatterbox_engine.errors import ChatterboxError, InvalidRequest, UnknownVoice
+from chatterbox_engine.folder import Folder
 from chatterbox_engine.voice import Voice
+from deployments.faults import StoreUnavailable
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 from deployments.voices import Voices
@@ -27,14 +32,18 @@ def clip(pitch: float) -> bytes:
 @pytest.fixture(scope="module")
 def voices(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Anna's and Ben's own of the same name, and one of everybody's."""
-    settings = ServiceSettings(model="dummy:tiny", device="cpu", voices_folder=tmp_path_factory.mktemp("voices"))
+    settings = ServiceSettings(model="dummy:tiny", device="cpu", voices_folder=str(tmp_path_factory.mktemp("voices")))
     made = asyncio.run(_made(settings))
-    made.folder = settings.voices_folder
+    made.folder = Path(settings.voices_folder)
     return made
 
 
+async def _begun(settings: ServiceSettings) -> Any:
+    return Voices.func_or_class(settings, Runtime("cpu", 1, "test"))  # type: ignore[call-arg, arg-type]
+
+
 async def _made(settings: ServiceSettings) -> Any:
-    voices = Voices.func_or_class(settings, Runtime("cpu", 1, "test"))  # type: ignore[call-arg, arg-type]
+    voices = await _begun(settings)
     for pitch, name, shelf in ((120.0, "Mine", "anna"), (200.0, "Mine", "ben"), (160.0, "Ours", None)):
         added = await voices.add(clip(pitch), name, shelf)
         assert not isinstance(added, ChatterboxError), added
@@ -104,13 +113,10 @@ def test_a_voice_is_described_and_renamed_by_whose_it_is(voices: Any) -> None:
 
 def test_default_may_be_another_voice_and_consent_be_asked_for(tmp_path: Path) -> None:
     settings = ServiceSettings(
-        model="dummy:tiny", device="cpu", voices_folder=tmp_path, default_voice="House", require_consent=True
+        model="dummy:tiny", device="cpu", voices_folder=str(tmp_path), default_voice="House", require_consent=True
     )
 
-    async def made() -> Any:
-        return Voices.func_or_class(settings, Runtime("cpu", 1, "test"))  # type: ignore[call-arg, arg-type]
-
-    voices = asyncio.run(made())
+    voices = asyncio.run(_begun(settings))
     with pytest.raises(UnknownVoice, match="House"):
         ask(voices, "resolve", "default", None)
     with pytest.raises(InvalidRequest, match="consent"):
@@ -125,3 +131,42 @@ def test_no_path_is_made_of_a_name(voices: Any) -> None:
     folder: Path = voices.folder
     assert {path.name[:3] for path in folder.iterdir() if path.is_dir()} == {"of-"}
     assert all(path.resolve().is_relative_to(folder.resolve()) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("kind", ["path", "bucket"])
+def test_voices_are_found_again_by_the_next_that_looks_after_them(tmp_path: Path, kind: str) -> None:
+    address = str(tmp_path) if kind == "path" else f"memory://{tmp_path}"
+    settings = ServiceSettings(model="dummy:tiny", device="cpu", voices_folder=address)
+    first, then = asyncio.run(_made(settings)), asyncio.run(_begun(settings))
+    for shelf in ("anna", "ben", None):
+        assert names(then, shelf) == names(first, shelf)
+    own = ask(first, "resolve", "Mine", "anna")
+    assert ask(then, "get", own).id == own  # whoever it belongs to, also before it is resolved here
+    ask(first, "delete", own, "anna")
+    assert ask(then, "get", own).id == own
+    assert "Mine" not in dict(names(then, "anna"))
+    with pytest.raises(UnknownVoice):
+        ask(then, "resolve", own, "anna")
+
+
+def test_a_full_or_a_hanging_disk_is_said_and_the_built_in_voice_goes_on(
+    voices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = names(voices, None)
+    with monkeypatch.context() as disk:
+        disk.setattr(Folder, "write", full)
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            ask(voices, "add", clip(85.0), "Late", None)
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            ask(voices, "delete", "Ours", None)
+    assert names(voices, None) == before
+    with monkeypatch.context() as disk:
+        disk.setattr(Folder, "files", lambda _: time.sleep(0.5) or {})
+        disk.setattr("deployments.voices._STORE_S", 0.1)
+        with pytest.raises(StoreUnavailable, match="not answered"):
+            ask(voices, "resolve", "Ours", None)
+        assert ask(voices, "resolve", "default", None) == "default"
+    assert names(voices, None) == before
