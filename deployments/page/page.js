@@ -182,6 +182,7 @@ async function upload() {
   const form = new FormData();
   form.append("file", given, given.name ?? "clip.wav");
   form.append("name", $("name").value);
+  form.append("consent", $("consent").checked);
   say($("told"), "Listening to the clip …");
   const answer = await ask("v1/voices", { method: "POST", body: form });
   if (!answer.ok) return say($("told"), await refusal(answer), true);

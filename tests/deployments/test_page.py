@@ -71,7 +71,8 @@ def browser(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     profile = tmp_path_factory.mktemp("chromium")
     process = subprocess.Popen(
         [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--remote-debugging-port={port}",
-         f"--user-data-dir={profile}", "--autoplay-policy=no-user-gesture-required", "--window-size=820,1120",
+         f"--user-data-dir={profile}", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+         "--autoplay-policy=no-user-gesture-required", "--window-size=820,1120",
          service.url],
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -115,6 +116,27 @@ def test_stop_frees_the_place(browser: Browser, service: Service) -> None:
     browser.value("document.getElementById('stop').click()")
     assert browser.value("document.getElementById('status').textContent") == "Stopped."
     service.wait_until_idle()
+
+
+def test_a_voice_is_recorded_and_speaks(browser: Browser, service: Service) -> None:
+    """Chromium's own microphone beeps."""
+    told = "document.getElementById('told').textContent"
+    browser.value("document.getElementById('record').click()")
+    browser.wait_for(f"parseFloat({told}.replace('Recording, ', '')) > 3.5")
+    browser.value("document.getElementById('record').click()")
+    assert browser.value(told) == "Recorded. Give it a name and add it."
+    browser.value("document.getElementById('name').value = 'Beeps'")
+    browser.value("document.getElementById('consent').click()")
+    browser.value("document.getElementById('upload').click()")
+    browser.wait_for(f"{told} === 'Beeps is in the list of voices.'")
+    chosen = browser.value("document.getElementById('voice').value")
+    made = httpx.get(f"{service.url}/v1/voices/{chosen}", timeout=30).json()
+    assert (made["name"], made["consent"]) == ("Beeps", True)
+    browser.value("document.getElementById('text').value = 'As recorded.'")
+    browser.value("document.getElementById('speak').click()")
+    browser.wait_for("document.getElementById('status').textContent === 'Done.'")
+    assert httpx.delete(f"{service.url}/v1/voices/{chosen}", timeout=30).status_code == 200
+    browser.value("document.getElementById('voice').value = 'default'")
 
 
 def test_what_goes_wrong_is_said(browser: Browser) -> None:
