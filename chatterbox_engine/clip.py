@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from chatterbox_engine.container import container_of, read_container
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.types import SAMPLE_RATE
 
+_KINDS = "WAV, FLAC, MP3, Ogg, M4A or WebM"
 _MIN_RATE, _MAX_RATE = 8_000, 192_000
 _SILENCE = 1e-3
 """RMS of -60 dBFS."""
@@ -27,7 +29,8 @@ _UNKNOWN_LENGTH = 0x7FFF_0000
 def read_clip(
     data: bytes | Path, *, min_s: float = 3.0, max_s: float = 30.0, max_bytes: int = 20_000_000
 ) -> np.ndarray:
-    """Decode WAV, FLAC, MP3 or Ogg, mono or stereo, to (n,) float32 at 24 kHz, as `librosa.load(sr=24000)` does.
+    """Decode WAV, FLAC, MP3, Ogg, M4A or WebM, mono or stereo, to (n,) float32 at 24 kHz, as `librosa.load(sr=24000)`
+    does.
 
     What the header promises is checked before anything is decoded, and no more than `max_s` is.
 
@@ -35,20 +38,8 @@ def read_clip(
     silent, of an odd rate or number of channels, or not finite.
     """
     content = _content(data, max_bytes)
-    truncated = _refusal("The file is truncated: it holds less audio than its header promises. Send it again, whole.")
-    if _is_cut_wav(content):
-        raise truncated
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            rate, channels, promised = file.samplerate, file.channels, file.frames
-            _check_header(rate, channels, promised, min_s, max_s)
-            samples = file.read(int(max_s * rate) + 1, dtype="float32", always_2d=True)  # (frames, channels)
-    except soundfile.LibsndfileError as error:
-        raise _refusal(
-            f"The file cannot be decoded as audio: {error.error_string} Send WAV, FLAC, MP3 or Ogg."
-        ) from error
-    if len(samples) < promised:
-        raise truncated
+    kind = container_of(content)
+    samples, rate = _from_sound_file(content, min_s, max_s) if kind is None else _from(kind, content, min_s, max_s)
     _check_duration(len(samples) / rate, min_s, max_s)
     if not np.isfinite(samples).all():
         raise _refusal("The clip has samples that are not numbers (NaN or infinite). Export it again as 16-bit PCM.")
@@ -61,6 +52,35 @@ def read_clip(
     if float(np.sqrt(np.mean(np.square(mono, dtype=np.float64)))) < _SILENCE:
         raise _refusal("The clip is silent (below -60 dBFS). Send one with clear speech.")
     return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
+
+
+def _from_sound_file(content: bytes, min_s: float, max_s: float) -> tuple[np.ndarray, int]:
+    """(frames, channels) and their rate, by libsndfile."""
+    truncated = _refusal("The file is truncated: it holds less audio than its header promises. Send it again, whole.")
+    if _is_cut_wav(content):
+        raise truncated
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate, channels, promised = file.samplerate, file.channels, file.frames
+            _check_header(rate, channels, promised / max(rate, 1), min_s, max_s)
+            samples = file.read(int(max_s * rate) + 1, dtype="float32", always_2d=True)  # (frames, channels)
+    except soundfile.LibsndfileError as error:
+        raise _refusal(f"The file cannot be decoded as audio: {error.error_string} Send {_KINDS}.") from error
+    if len(samples) < promised:
+        raise truncated
+    return samples, rate
+
+
+def _from(kind: str, content: bytes, min_s: float, max_s: float) -> tuple[np.ndarray, int]:
+    """(frames, channels) and their rate, by FFmpeg."""
+
+    def check(rate: int, channels: int, seconds: float | None) -> None:
+        _check_header(rate, channels, min_s if seconds is None else seconds, min_s, max_s)
+
+    try:
+        return read_container(content, kind, check, max_s)
+    except ValueError as error:
+        raise _refusal(f"The file cannot be decoded as audio: {error} Send {_KINDS}.") from error
 
 
 def prepared(clip: np.ndarray, *, min_s: float) -> np.ndarray:
@@ -96,18 +116,18 @@ def _content(data: bytes | Path, max_bytes: int) -> bytes:
         except OSError as error:
             raise _refusal(f"{path} cannot be read: {error.strerror}.") from error
     if not data:
-        raise _refusal("The file is empty. Send an audio file: WAV, FLAC, MP3 or Ogg.")
+        raise _refusal(f"The file is empty. Send an audio file: {_KINDS}.")
     if len(data) > max_bytes:
         raise _refusal(f"The file has more than {max_bytes / 1e6:g} MB. Send a shorter clip, or one as FLAC or MP3.")
     return data
 
 
-def _check_header(rate: int, channels: int, frames: int, min_s: float, max_s: float) -> None:
+def _check_header(rate: int, channels: int, seconds: float, min_s: float, max_s: float) -> None:
     if channels > 2:
         raise _refusal(f"The clip has {channels} channels. Mix it down to mono or stereo.")
     if not _MIN_RATE <= rate <= _MAX_RATE:
         raise _refusal(f"The clip's sample rate is {rate} Hz. Resample it to between {_MIN_RATE} and {_MAX_RATE} Hz.")
-    _check_duration(frames / rate, min_s, max_s)
+    _check_duration(seconds, min_s, max_s)
 
 
 def _check_duration(seconds: float, min_s: float, max_s: float) -> None:

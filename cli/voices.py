@@ -10,7 +10,7 @@ from cli import server
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     adding = actions.add_parser("add", help="make a voice from a clip")
-    adding.add_argument("clip", type=Path, help="wav, flac, mp3 or ogg, of one speaker")
+    adding.add_argument("clip", type=Path, help="wav, flac, mp3, ogg, m4a or webm, of one speaker")
     adding.add_argument("--name", help="the clip's file name where it is not given")
     removing = actions.add_parser("rm", help="delete a voice")
     removing.add_argument("voice", help="its name or id")

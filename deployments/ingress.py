@@ -197,7 +197,7 @@ class Ingress:
         description: Annotated[str, Form(max_length=500)] = "",
         consent: Annotated[bool, Form(description="The speaker agreed to it.")] = False,
     ) -> dict[str, Any]:
-        """Make a voice from a clip (wav, flac, mp3 or ogg); GET /v1/models tells how long it must be."""
+        """Make a voice from a clip (wav, flac, mp3, ogg, m4a or webm); GET /v1/models tells how long it must be."""
         data = await file.read(self._settings.max_upload_bytes + 1)
         return await ask(self._voices, "add", data, name, request.state.caller.shelf, description, consent)
 

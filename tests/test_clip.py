@@ -3,12 +3,14 @@
 import io
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from chatterbox_engine.clip import prepared, read_clip
 from chatterbox_engine.errors import InvalidRequest
+from tests.sounds import contained
 
 
 def tone(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
@@ -42,6 +44,57 @@ def test_equals_librosa(tmp_path: Path, kind: str, rate: int, channels: int) -> 
     assert clip.dtype == np.float32
     assert np.array_equal(clip, wanted)
     assert np.array_equal(read_clip(path.read_bytes()), wanted)
+
+
+CONTAINERS = [("ipod", "aac"), ("mp4", "aac"), ("webm", "libopus"), ("adts", "aac")]
+
+
+@pytest.mark.parametrize(("container", "codec"), CONTAINERS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_what_phones_and_browsers_record_is_heard(container: str, codec: str, channels: int) -> None:
+    sound = tone(4, 48_000, channels)
+    clip = read_clip(contained(sound, 48_000, container, codec))
+    wanted = read_clip(encoded(sound, 48_000, "WAV"))
+    assert len(clip) == pytest.approx(len(wanted), abs=0.1 * 24_000)
+    spectra = [np.abs(np.fft.rfft(one[12_000:84_000].reshape(-1, 2_400), axis=1)) for one in (clip, wanted)]
+    likeness = np.sum(spectra[0] * spectra[1]) / np.prod([np.linalg.norm(one) for one in spectra])
+    assert likeness > 0.9  # AAC begins with 20 ms of its own
+    assert np.std(clip) == pytest.approx(np.std(wanted), rel=0.05)
+
+
+@pytest.mark.parametrize(("container", "codec"), CONTAINERS)
+def test_bad_containers_are_refused_by_name(container: str, codec: str) -> None:
+    whole = contained(tone(10, 48_000), 48_000, container, codec)
+    for seconds, reason in ((2.0, "too short: 2"), (31.0, "too long: 3")):
+        with pytest.raises(InvalidRequest, match=reason):
+            read_clip(contained(tone(seconds, 48_000), 48_000, container, codec))
+    with pytest.raises(InvalidRequest, match="silent"):
+        read_clip(contained(0 * tone(4, 48_000), 48_000, container, codec))
+    if container in ("ipod", "mp4"):  # the others can be played from where they are cut
+        with pytest.raises(InvalidRequest, match="cannot be decoded"):
+            read_clip(whole[: len(whole) // 2])
+    with pytest.raises(InvalidRequest, match=r"cannot be decoded|too short|rate is 0"):
+        read_clip(whole[:12] + bytes(len(whole) - 12))
+
+
+def test_a_film_without_sound_is_refused() -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        stream = out.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for _ in range(40):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
+        out.mux(stream.encode(None))
+    with pytest.raises(InvalidRequest, match="no sound in it"):
+        read_clip(file.getvalue())
+
+
+def test_a_list_of_files_opens_none(tmp_path: Path) -> None:
+    """FFmpeg reads lists of further files; here a file is what its first bytes say, or nothing."""
+    (tmp_path / "clip.wav").write_bytes(WAV)
+    for text in (f"ffconcat version 1.0\nfile {tmp_path}/clip.wav\n", f"#EXTM3U\n#EXTINF:4,\n{tmp_path}/clip.wav\n"):
+        with pytest.raises(InvalidRequest, match="cannot be decoded"):
+            read_clip(text.encode())
 
 
 def with_nan() -> bytes:

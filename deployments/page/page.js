@@ -224,7 +224,7 @@ async function meet() {
     if (!answer.ok) throw new Error(await refusal(answer));
     const model = (await answer.json()).data[0];
     $("model").textContent = `${model.id} on ${model.stages.t3.device}. ${model.note ?? ""}`;
-    $("clip").textContent = `A clip of one speaker, without other sounds. ${model.clip.min_s} to ${model.clip.max_s} seconds; wav, flac, mp3 or ogg.`;
+    $("clip").textContent = `A clip of one speaker, without other sounds. ${model.clip.min_s} to ${model.clip.max_s} seconds; wav, flac, mp3, ogg, m4a or webm.`;
     await listVoices();
     say($("status"), "Ready.");
   } catch (error) {

@@ -1,14 +1,13 @@
 """The commands that ask a running service."""
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 
 from cli.__main__ import main
 from tests.service import Service, free_port
+from tests.sounds import clip
 
 pytestmark = pytest.mark.service
 
@@ -38,12 +37,9 @@ def test_voices_are_added_listed_and_removed(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHATTERBOX_URL", service.url)
-    t = np.arange(4 * 24_000) / 24_000
-    file = io.BytesIO()
-    soundfile.write(file, 0.2 * np.sin(2 * np.pi * 170 * t) * (1 + np.sin(2 * np.pi * 3 * t)), 24_000, format="WAV")
-    clip = tmp_path / "A hum.wav"
-    clip.write_bytes(file.getvalue())
-    added = told(capsys, "voices", "add", str(clip))
+    path = tmp_path / "A hum.wav"
+    path.write_bytes(clip(pitch=170))
+    added = told(capsys, "voices", "add", str(path))
     assert added.split("\t")[1:] == ["A hum", "everybody's\n"]
     assert added in told(capsys, "voices", "list")
     told(capsys, "say", "Hello.", "--voice", "A hum", "-o", str(tmp_path / "out.wav"))

@@ -17,6 +17,7 @@ import torch
 
 from chatterbox_engine.accel.device import s3gen_dtype, t3_dtype
 from tests.service import Service
+from tests.sounds import clip
 
 pytestmark = pytest.mark.service
 TEXT = "Hello there. This is streamed speech."
@@ -25,15 +26,6 @@ LONG = " ".join(f"Sentence number {i} is here to be spoken." for i in range(12))
 
 def speak(service: Service, **body: Any) -> httpx.Response:
     return httpx.post(f"{service.url}/v1/audio/speech", json=body, timeout=120)
-
-
-def clip(seconds: float = 4.0, pitch: float = 150.0, kind: str = "WAV") -> bytes:
-    """A hum, as a file."""
-    t = np.arange(int(24_000 * seconds)) / 24_000
-    samples = 0.2 * np.sin(2 * np.pi * pitch * t) * (1 + np.sin(2 * np.pi * 3 * t))
-    file = io.BytesIO()
-    soundfile.write(file, samples, 24_000, format=kind)
-    return file.getvalue()
 
 
 def test_health_and_models_say_what_runs_and_why(service: Service) -> None:

@@ -2,15 +2,12 @@
 
 import asyncio
 import errno
-import io
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
 from chatterbox_engine.errors import ChatterboxError, InvalidRequest, UnknownVoice
 from chatterbox_engine.folder import Folder
@@ -19,14 +16,7 @@ from deployments.faults import StoreUnavailable
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 from deployments.voices import Voices
-
-
-def clip(pitch: float) -> bytes:
-    t = np.arange(4 * 24_000) / 24_000
-    samples = 0.2 * np.sin(2 * np.pi * pitch * t) * (1 + np.sin(2 * np.pi * 3 * t))
-    file = io.BytesIO()
-    soundfile.write(file, samples, 24_000, format="WAV")
-    return file.getvalue()
+from tests.sounds import clip
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +35,7 @@ async def _begun(settings: ServiceSettings) -> Any:
 async def _made(settings: ServiceSettings) -> Any:
     voices = await _begun(settings)
     for pitch, name, shelf in ((120.0, "Mine", "anna"), (200.0, "Mine", "ben"), (160.0, "Ours", None)):
-        added = await voices.add(clip(pitch), name, shelf)
+        added = await voices.add(clip(pitch=pitch), name, shelf)
         assert not isinstance(added, ChatterboxError), added
     return voices
 
@@ -82,7 +72,7 @@ def test_nobody_reaches_anothers_voice_by_its_name_or_id(voices: Any, method: st
 def test_everybodys_voice_is_deleted_by_those_alone_who_may(voices: Any) -> None:
     with pytest.raises(InvalidRequest, match="everybody"):
         ask(voices, "delete", "Ours", "anna")
-    added = ask(voices, "add", clip(90.0), "Short", None)
+    added = ask(voices, "add", clip(pitch=90.0), "Short", None)
     ask(voices, "delete", added["id"], None)
     assert "Short" not in dict(names(voices, None))
 
@@ -97,7 +87,7 @@ def test_a_stage_gets_a_voice_by_the_id_it_was_resolved_to(voices: Any) -> None:
 
 
 def test_a_voice_is_described_and_renamed_by_whose_it_is(voices: Any) -> None:
-    added = ask(voices, "add", clip(95.0), "Told", "anna", "A low hum.", True)
+    added = ask(voices, "add", clip(pitch=95.0), "Told", "anna", "A low hum.", True)
     assert (added["description"], added["consent"]) == ("A low hum.", True)
     assert ask(voices, "change", "Told", "anna", "Retold", None)["name"] == "Retold"
     for shelf in ("ben", None):
@@ -120,14 +110,14 @@ def test_default_may_be_another_voice_and_consent_be_asked_for(tmp_path: Path) -
     with pytest.raises(UnknownVoice, match="House"):
         ask(voices, "resolve", "default", None)
     with pytest.raises(InvalidRequest, match="consent"):
-        ask(voices, "add", clip(140.0), "House", None)
-    house = ask(voices, "add", clip(140.0), "House", None, "", True)
+        ask(voices, "add", clip(pitch=140.0), "House", None)
+    house = ask(voices, "add", clip(pitch=140.0), "House", None, "", True)
     for name in ("default", "alloy", "House"):
         assert ask(voices, "resolve", name, None) == ask(voices, "resolve", name, "anna") == house["id"]
 
 
 def test_no_path_is_made_of_a_name(voices: Any) -> None:
-    ask(voices, "add", clip(110.0), "Away", "../../etc")
+    ask(voices, "add", clip(pitch=110.0), "Away", "../../etc")
     folder: Path = voices.folder
     assert {path.name[:3] for path in folder.iterdir() if path.is_dir()} == {"of-"}
     assert all(path.resolve().is_relative_to(folder.resolve()) for path in folder.rglob("*"))
@@ -159,7 +149,7 @@ def test_a_full_or_a_hanging_disk_is_said_and_the_built_in_voice_goes_on(
     with monkeypatch.context() as disk:
         disk.setattr(Folder, "write", full)
         with pytest.raises(StoreUnavailable, match="No space left"):
-            ask(voices, "add", clip(85.0), "Late", None)
+            ask(voices, "add", clip(pitch=85.0), "Late", None)
         with pytest.raises(StoreUnavailable, match="No space left"):
             ask(voices, "delete", "Ours", None)
     assert names(voices, None) == before
