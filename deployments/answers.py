@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shape: the one map from errors to HTTP, the limit on bodies, and the audio response."""
+"""Answers in OpenAI's shape: the one map from errors to HTTP, and the audio response."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 from chatterbox_engine.errors import (
     ChatterboxError,
@@ -23,12 +23,6 @@ from chatterbox_engine.errors import (
 )
 from deployments.faults import StoreUnavailable
 from deployments.job_store import UnknownJob, WrongState
-
-_MAX_JSON_BYTES = 2**20
-_MAX_JOB_BYTES = 8 * 2**20
-_JOBS = "/v1/audio/jobs"
-_MULTIPART_BYTES = 2**16
-"""What a multipart body has beside its file."""
 
 
 class ErrorDetail(BaseModel):
@@ -105,10 +99,9 @@ async def _handle(_: Request, error: Exception) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Give an application these answers and limits."""
+    """Give an application these answers."""
     for kind in (ChatterboxError, RequestValidationError, HTTPException, RayError, RayServeException, Exception):
         app.add_exception_handler(kind, _handle)
-    app.add_middleware(_BodyLimit)
 
 
 class UnknownModel(InvalidRequest):
@@ -116,50 +109,6 @@ class UnknownModel(InvalidRequest):
 
     def __init__(self, model: str, served: str) -> None:
         super().__init__(f"Model {model!r} is not served here; {served!r} is.", "model")
-
-
-class _BodyLimit:
-    """Refuses bodies that are too large: by their declared length before a byte is read, else while reading.
-
-    The guard, which comes before, has put into the state how large a clip may be.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        upload = headers.get(b"content-type", b"").startswith(b"multipart/")
-        clip: int = scope.get("state", {}).get("max_upload_bytes", 0)
-        json_limit = _MAX_JOB_BYTES if scope["path"].endswith(_JOBS) else _MAX_JSON_BYTES
-        limit = clip + _MULTIPART_BYTES if upload else json_limit
-        refusal = error_answer(
-            413, f"The body is larger than {limit} bytes.", "invalid_request_error", None, "too_large"
-        )
-        declared = headers.get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > limit:
-            await refusal(scope, receive, send)
-            return
-        read = 0
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
-                raise HTTPException(413)  # ends the reading; `guarded` says it in words
-            return message
-
-        async def guarded(message: Message) -> None:
-            if read <= limit:
-                await send(message)
-            elif message["type"] == "http.response.start":
-                await refusal(scope, receive, send)
-
-        await self._app(scope, counted, guarded)
 
 
 class AudioResponse(StreamingResponse):

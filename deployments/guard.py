@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.answers import error_answer
 from deployments.caller import ANYBODY, Caller
 from deployments.keys import Key, KeyRing
+from deployments.origins import cors, is_foreign
 from deployments.settings import ServiceSettings
 
 _OPEN = frozenset(("/", "/page.js", "/health"))
@@ -47,12 +48,18 @@ class Door:
         """Raises InvalidRequest, FileNotFoundError where the keys' file cannot be used."""
         self._keys = KeyRing(settings.keys_file) if settings.keys_file is not None else None
         self._open_to_network = settings.open_to_network
+        self.origins = settings.cors_origins
         self.max_upload_bytes = settings.max_upload_bytes
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    def admit(self, presented: str | None, host: str | None) -> Caller:
-        """The caller who presents a key, from an address. Raises Refused."""
+    def admit(self, presented: str | None, host: str | None, foreign: bool) -> Caller:
+        """The caller who presents a key, from an address; `foreign`: for another site's page. Raises Refused."""
         if self._keys is None:
+            if foreign:
+                message = (
+                    "Another site's page asks. If it may, name its origin among cors_origins in serve_config.yaml."
+                )
+                raise Refused(403, message, "foreign_origin")
             if self._open_to_network or _is_here(host):
                 return ANYBODY
             raise Refused(
@@ -85,11 +92,19 @@ class Guard:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._cors: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-            return
+        elif scope["type"] == "http" and (origins := _door().origins):
+            if self._cors is None:
+                self._cors = cors(self._guarded, origins)
+            await self._cors(scope, receive, send)
+        else:
+            await self._guarded(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             scope.setdefault("state", {}).update(self._let_in(scope))
         except Refused as refused:
@@ -110,10 +125,14 @@ class Guard:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if scope["type"] == "http" and path in _OPEN:
             return {"caller": ANYBODY}
-        door: Door = cast(Any, serve.get_replica_context().servable_object).door
+        door = _door()
         client = scope.get("client")
-        caller = door.admit(_presented(scope), client[0] if client else None)
+        caller = door.admit(_presented(scope), client[0] if client else None, is_foreign(scope, door.origins))
         return {"caller": caller, "max_upload_bytes": door.max_upload_bytes}
+
+
+def _door() -> Door:
+    return cast(Door, cast(Any, serve.get_replica_context().servable_object).door)
 
 
 def _presented(scope: Scope) -> str | None:

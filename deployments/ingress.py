@@ -21,6 +21,7 @@ from chatterbox_engine.types import AudioChunk, SpeechRequest
 from deployments import page
 from deployments.admission import Gate, Ticket
 from deployments.answers import REFUSALS, AudioResponse, UnknownModel, answer, install
+from deployments.bodies import BodyLimit
 from deployments.caller import Caller
 from deployments.conversation import Conversation
 from deployments.downloads import FILE, file_answer
@@ -35,6 +36,7 @@ from deployments.settings import ServiceSettings
 logger = logging.getLogger("ray.serve")
 api = FastAPI(title="Chatterbox, served", redoc_url=None)
 install(api)
+api.add_middleware(BodyLimit)
 api.add_middleware(Guard)
 api.include_router(page.router)
 

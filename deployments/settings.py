@@ -41,6 +41,8 @@ class ServiceSettings(BaseModel):
     """Keys that clients must show (`python -m cli keys`). None: only this machine's own clients are served."""
     open_to_network: bool = False
     """Without keys, serve everybody who reaches the port: for where something in front asks who they are."""
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may call the service from a browser, such as https://app.example.com; "*": any."""
     max_characters: int = Field(4096, ge=1)
     """Longest input of one request."""
     max_upload_bytes: int = Field(20 * 2**20, ge=1024)

@@ -124,6 +124,58 @@ def test_every_answer_tells_browsers_to_be_careful(keyed: tuple[TestClient, dict
         assert "access-control-allow-origin" not in answer.headers
 
 
+HERE = "127.0.0.1"
+SITE = {"origin": "https://app.example.com"}
+ASKS = {**SITE, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+
+
+def connects(web: TestClient, headers: dict[str, str]) -> bool:
+    try:
+        with web.websocket_connect("/ws", headers=headers) as socket:
+            socket.receive_text()
+        return True
+    except (WebSocketDisconnect, WebSocketDenialResponse):
+        return False
+
+
+def test_another_sites_page_is_refused_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of whatever site is open in the browser could use the machine's own service otherwise."""
+    web = client(monkeypatch, HERE)
+    for origin in ("https://app.example.com", "http://testserver.example.com", "http://testserver:81", "null"):
+        refused = web.post("/v1/voices", headers={"origin": origin})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_origin")
+        assert not connects(web, {"origin": origin})
+    for own in ({}, {"origin": "http://testserver"}, {**SITE, "x-forwarded-host": "app.example.com"}):
+        assert web.post("/v1/voices", headers=own).status_code == 200
+        assert connects(web, own)
+    assert "access-control-allow-origin" not in web.options("/v1/voices", headers=ASKS).headers
+
+
+@pytest.mark.parametrize("origins", [("https://app.example.com",), ("*",)])
+def test_a_site_that_is_named_may_call(monkeypatch: pytest.MonkeyPatch, origins: tuple[str, ...]) -> None:
+    web = client(monkeypatch, HERE, cors_origins=origins)
+    allowed = "*" if origins == ("*",) else SITE["origin"]
+    asked = web.options("/v1/voices", headers=ASKS)
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, allowed)
+    answer = web.post("/v1/voices", headers=SITE)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, allowed)
+    assert "x-seed" in answer.headers["access-control-expose-headers"]
+    assert connects(web, SITE)
+    other = web.post("/v1/voices", headers={"origin": "https://other.example.com"})
+    assert other.status_code == (200 if origins == ("*",) else 403)
+
+
+def test_with_keys_a_named_site_is_asked_for_one_and_reads_the_refusal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = keys.add(tmp_path / "keys.json", "anna")
+    web = client(monkeypatch, keys_file=tmp_path / "keys.json", cors_origins=(SITE["origin"],))
+    assert web.options("/v1/voices", headers=ASKS).status_code == 200
+    refused = web.post("/v1/voices", headers=SITE)
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, SITE["origin"])
+    assert web.post("/v1/voices", headers={**SITE, **bearer(key)}).status_code == 200
+
+
 def test_a_missing_file_of_keys_stops_the_service_from_starting(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Door(ServiceSettings(keys_file=tmp_path / "nowhere.json"))
