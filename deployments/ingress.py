@@ -30,11 +30,12 @@ from deployments.faults import Stream, ask
 from deployments.guard import Door, Guard
 from deployments.identity import Identity
 from deployments.metrics import IngressMetrics
+from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings
 
 logger = logging.getLogger("ray.serve")
-api = FastAPI(title="Chatterbox, served", redoc_url=None)
+api = FastAPI(title="Chatterbox, served", redoc_url=None, generate_unique_id_function=lambda route: route.name)
 install(api)
 api.add_middleware(BodyLimit)
 api.add_middleware(Guard)
@@ -46,6 +47,7 @@ _KEYED: dict[str, Any] = {
     "dependencies": [Security(HTTPBearer(auto_error=False, description="Where the service has keys."))],
     "openapi_extra": {"security": [{}]},  # and where it has none
     "responses": REFUSALS,
+    "response_model_exclude_unset": True,
 }
 """For the OpenAPI document; the door has asked already."""
 _HEALTH_S = 2.0
@@ -175,7 +177,7 @@ class Ingress:
             ticket.end(outcome)
             chunks.cancel()
 
-    @api.get("/v1/models", **_KEYED)
+    @api.get("/v1/models", response_model=Models, **_KEYED)
     async def models(self) -> dict[str, Any]:
         """The model that is served: what requests may set and what it takes where they do not, and what it runs on."""
         t3 = (await self._identify())["t3"]
@@ -185,16 +187,16 @@ class Ingress:
         settings = {"defaults": spec.defaults, "lacking": spec.lacking, "clip": spec.clip.model_dump()}
         return {"object": "list", "data": [{**model, **told, **settings, "stages": self._stages()}]}
 
-    @api.get("/v1/voices", **_KEYED)
+    @api.get("/v1/voices", response_model=VoiceList, **_KEYED)
     async def voices(self, request: Request) -> dict[str, Any]:
         """The voices that requests with this key may name."""
         return {"object": "list", "data": await ask(self._voices, "catalogue", request.state.caller.shelf)}
 
-    @api.post("/v1/voices", status_code=201, **_KEYED)
+    @api.post("/v1/voices", status_code=201, response_model=VoiceObject, **_KEYED)
     async def add_voice(
         self,
         request: Request,
-        file: Annotated[UploadFile, File()],
+        file: Annotated[UploadFile, File(json_schema_extra={"format": "binary"})],
         name: Annotated[str, Form(min_length=1, max_length=64)],
         description: Annotated[str, Form(max_length=500)] = "",
         consent: Annotated[bool, Form(description="The speaker agreed to it.")] = False,
@@ -203,22 +205,22 @@ class Ingress:
         data = await file.read(self._settings.max_upload_bytes + 1)
         return await ask(self._voices, "add", data, name, request.state.caller.shelf, description, consent)
 
-    @api.get("/v1/voices/{voice_id}", **_KEYED)
+    @api.get("/v1/voices/{voice_id}", response_model=VoiceObject, **_KEYED)
     async def voice(self, request: Request, voice_id: str) -> dict[str, Any]:
         return await ask(self._voices, "describe", voice_id, request.state.caller.shelf)
 
-    @api.patch("/v1/voices/{voice_id}", **_KEYED)
+    @api.patch("/v1/voices/{voice_id}", response_model=VoiceObject, **_KEYED)
     async def change_voice(self, request: Request, voice_id: str, body: VoiceChange) -> dict[str, Any]:
         """Give a voice another name or description."""
         shelf = request.state.caller.shelf
         return await ask(self._voices, "change", voice_id, shelf, body.name, body.description)
 
-    @api.delete("/v1/voices/{voice_id}", **_KEYED)
+    @api.delete("/v1/voices/{voice_id}", response_model=Deleted, **_KEYED)
     async def delete_voice(self, request: Request, voice_id: str) -> dict[str, Any]:
         await ask(self._voices, "delete", voice_id, request.state.caller.shelf)
         return {"id": voice_id, "object": "voice", "deleted": True}
 
-    @api.post("/v1/audio/jobs", status_code=202, **_KEYED)
+    @api.post("/v1/audio/jobs", status_code=202, response_model=JobObject, **_KEYED)
     async def add_job(self, request: Request, body: JobBody) -> dict[str, Any]:
         """Have a long text spoken, a book's too, beside live traffic; its Markdown headings begin chapters."""
         text = validate(body.input, self._settings.max_job_characters)
@@ -228,17 +230,17 @@ class Ingress:
         form = body.response_format
         return await ask(self._jobs, "add", caller.name, body.title, form, asked, served.piece_characters)
 
-    @api.get("/v1/audio/jobs", **_KEYED)
+    @api.get("/v1/audio/jobs", response_model=JobList, **_KEYED)
     async def jobs(self, request: Request) -> dict[str, Any]:
         """This key's jobs, oldest first."""
         return {"object": "list", "data": await ask(self._jobs, "catalogue", request.state.caller.name)}
 
-    @api.get("/v1/audio/jobs/{job_id}", **_KEYED)
+    @api.get("/v1/audio/jobs/{job_id}", response_model=JobObject, **_KEYED)
     async def job(self, request: Request, job_id: str) -> dict[str, Any]:
         """How far it is, and where its chapters begin."""
         return await ask(self._jobs, "describe", job_id, request.state.caller.name)
 
-    @api.post("/v1/audio/jobs/{job_id}/{change}", **_KEYED)
+    @api.post("/v1/audio/jobs/{job_id}/{change}", response_model=JobObject, **_KEYED)
     async def change_job(
         self, request: Request, job_id: str, change: Literal["pause", "resume", "cancel"]
     ) -> dict[str, Any]:
@@ -252,13 +254,15 @@ class Ingress:
         name, media_type, size = await ask(self._jobs, "file", job_id, owner)
         return file_answer(request, name, media_type, size, partial(Stream, self._jobs, "read", job_id, owner))
 
-    @api.delete("/v1/audio/jobs/{job_id}", **_KEYED)
+    @api.delete("/v1/audio/jobs/{job_id}", response_model=Deleted, **_KEYED)
     async def delete_job(self, request: Request, job_id: str) -> dict[str, Any]:
         """With its file."""
         await ask(self._jobs, "delete", job_id, request.state.caller.name)
         return {"id": job_id, "object": "audio.job", "deleted": True}
 
-    @api.get("/health", responses={503: {"description": "It is warming up, or a replica is gone."}})
+    @api.get(
+        "/health", responses={200: {"model": Health}, 503: {"description": "It is warming up, or a replica is gone."}}
+    )
     async def health(self) -> JSONResponse:
         """200 once every stage is warm and well, 503 before and otherwise."""
         try:

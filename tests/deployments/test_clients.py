@@ -1,6 +1,10 @@
 """The clients that people have: each speaks as its own documentation shows, with nothing changed but the address."""
 
 import asyncio
+import importlib
+import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from pipecat.services.openai.tts import OpenAITTSService
 from pipecat.workers.runner import WorkerRunner
 
 from tests.service import Service
+from tests.sounds import clip
 
 pytestmark = pytest.mark.service
 TEXT = "Hello there. This is streamed speech."
@@ -107,3 +112,24 @@ def test_pipecats_openai_speech_speaks(service: Service) -> None:
     assert len({frame.context_id for frame in ear.heard}) == 2
     assert len(samples) == pytest.approx(2 * SECONDS * 24_000, abs=2)
     service.wait_until_idle()
+
+
+def test_a_client_generated_from_the_openapi_document_works(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = [sys.executable, "-m", "openapi_python_client", "generate", "--url", f"{service.url}/openapi.json",
+                 "--output-path", str(tmp_path / "generated"), "--meta", "none"]  # fmt: skip
+    subprocess.run(generator, check=True, capture_output=True, timeout=120)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    models = importlib.import_module("generated.models")
+    api = {name: importlib.import_module(f"generated.api.default.{name}") for name in ("speech", "voices", "add_voice")}
+    client = importlib.import_module("generated").Client(base_url=service.url)
+    spoken = api["speech"].sync_detailed(client=client, body=models.SpeechBody(input_=TEXT, seed=1))
+    assert (int(spoken.status_code), spoken.headers["x-seed"], len(spoken.content) > 1000) == (200, "1", True)
+    refused = api["speech"].sync_detailed(client=client, body=models.SpeechBody(input_=""))
+    assert refused.parsed.error.param == "input"
+    file = importlib.import_module("generated.types").File(io.BytesIO(clip()), "hum.wav", "audio/wav")
+    voice = api["add_voice"].sync(client=client, body=models.BodyAddVoice(file=file, name="Generated"))
+    assert [one.name for one in api["voices"].sync(client=client).data] == ["default", "Generated"]
+    delete = importlib.import_module("generated.api.default.delete_voice")
+    assert delete.sync(voice_id=voice.id, client=client).deleted
