@@ -1,6 +1,5 @@
 """One Ray cluster and one service for the whole session."""
 
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+
+from loadtest.local_service import free_port
 
 PLACES = 6
 """Streams that the service takes at once."""
@@ -52,12 +53,6 @@ class Service:
         found = [p for p in psutil.Process().children(recursive=True) if name in " ".join(p.cmdline())]
         assert len(found) == 1, found
         return found[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import pytest
 import soundfile
 
 from cli.__main__ import main
-from tests.service import Service, free_port
+from loadtest.local_service import free_port
+from tests.service import Service
 from tests.sounds import clip
 
 pytestmark = pytest.mark.service

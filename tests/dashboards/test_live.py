@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from dashboards.overview import render
-from tests.service import Service, free_port
+from loadtest.local_service import free_port
+from tests.service import Service
 
 pytestmark = [
     pytest.mark.service,

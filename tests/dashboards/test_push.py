@@ -12,7 +12,7 @@ import pytest
 
 from dashboards.__main__ import main
 from dashboards.overview import UID, render
-from tests.service import free_port
+from loadtest.local_service import free_port
 
 TOKEN = "glsa_test"
 

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.service import Service, free_port
+from loadtest.local_service import free_port
+from tests.service import Service
 
 pytestmark = pytest.mark.service
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.service import Service, free_port
+from loadtest.local_service import free_port
+from tests.service import Service
 
 ROOT = Path(__file__).parents[2]
 
