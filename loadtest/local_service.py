@@ -33,7 +33,8 @@ class LocalService:
         self.folder = Path(self._folder.name)
         self.log = self.folder / "serve.log"
         kept = {name: str(self.folder / name.partition("_")[0]) for name in ("voices_folder", "jobs_folder")}
-        application = {"name": "chatterbox", "import_path": "deployments.app:build", "args": {**kept, **settings}}
+        self.settings = {**kept, **settings}
+        application = {"name": "chatterbox", "import_path": "deployments.app:build", "args": self.settings}
         http = {"host": "127.0.0.1", "port": self.port}
         self._config = self.folder / "serve_config.yaml"
         self._config.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
@@ -71,6 +72,11 @@ class LocalService:
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def ray_address(self) -> str:
+        """Where its Ray can be joined."""
+        arguments = " ".join(self.processes("raylet/raylet")[0].cmdline())
+        return arguments.partition("--gcs-address=")[2].split()[0]
 
     def kill(self) -> None:
         """SIGKILL to all of it at once."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("chatterbox_engine", "deployments", "dashboards", "loadtest", "benchmarks", "training")
+PACKAGES = ("chatterbox_engine", "deployments", "dashboards", "loadtest", "drills", "benchmarks", "training")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 MOST_LINES = 400
 
@@ -17,15 +17,15 @@ STAGES = (f"{ENGINE}.t3", f"{ENGINE}.s3gen")
 TOP = tuple(f"{ENGINE}.{name}" for name in ("stages", "checkpoint", "utterance", "speaker", "tts", "multilingual_tts",
                                             "turbo_tts"))  # fmt: skip
 FORBIDDEN: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
-    ((ENGINE,), ("deployments", "dashboards", "loadtest", "benchmarks", "training")),
+    ((ENGINE,), ("deployments", "dashboards", "loadtest", "drills", "benchmarks", "training")),
     ((ENGINE,), ("ray", "fastapi", "starlette", "prometheus_client", "grafana_foundation_sdk", "locust")),
     ((STAGES[0],), (STAGES[1],)),
     ((STAGES[1],), (STAGES[0],)),
     (STAGES, TOP),
     (BOTTOM, (*STAGES, *TOP)),
-    (("deployments",), ("dashboards", "loadtest", "benchmarks")),
+    (("deployments",), ("dashboards", "loadtest", "drills", "benchmarks")),
     (("dashboards",), (ENGINE, "torch", "loadtest", "benchmarks")),
-    (("loadtest",), (ENGINE, "deployments", "torch", "ray")),
+    (("loadtest",), (ENGINE, "deployments", "drills", "torch", "ray")),
 ]
 """(who, whom): none of the first import any of the second."""
 

@@ -1,7 +1,7 @@
 """A job of a long text, with the whole service killed on the way, against the same one undisturbed.
 
-    python -m loadtest.job_drill --profile reference --characters 5000 --kills 3
-    python -m loadtest.job_drill --characters 100000 --kills 0 --chapters 5
+    python -m drills.job --profile reference --characters 5000 --kills 3
+    python -m drills.job --characters 100000 --kills 0 --chapters 5
 
 Starts a service of its own. Some chapters of the file are compared with what requests for their pieces, one by one and
 with the pieces' seeds, sound like. With kills, the same job is done again. The last line is JSON.
