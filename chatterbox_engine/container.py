@@ -38,6 +38,8 @@ def read_container(
             if not file.streams.audio:
                 raise ValueError("There is no sound in it.")
             stream = file.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError("Its codec is not known.")
             told = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             check(stream.rate, stream.channels, told)
             floats: av.AudioResampler | None = None

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.text import validate
 from chatterbox_engine.types import AudioChunk, SpeechRequest
+from chatterbox_engine.voice import DEFAULT_VOICE
 from deployments import page
 from deployments.admission import Gate, Ticket
 from deployments.answers import REFUSALS, AudioResponse, UnknownModel, answer, install
@@ -74,7 +75,9 @@ def _check_model(model: str | None, served: Identity) -> None:
         raise UnknownModel(model, served.model)
 
 
-@serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
+@serve.deployment(
+    max_ongoing_requests=10_000, health_check_period_s=2, health_check_timeout_s=3, graceful_shutdown_timeout_s=120
+)
 @serve.ingress(api)
 class Ingress:
     """The service's front. Admission for both stages happens here, once."""
@@ -148,7 +151,9 @@ class Ingress:
         served = (await self._identify())["t3"]
         _check_model(body.model, served)
         sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
-        voice = await ask(self._voices, "resolve", body.voice, caller.shelf)
+        voice = body.voice
+        if (voice, self._settings.default_voice) != (DEFAULT_VOICE, DEFAULT_VOICE):
+            voice = await ask(self._voices, "resolve", voice, caller.shelf)
         return SpeechRequest("", voice, sampling, language)
 
     def _about(self, asked: SpeechRequest) -> dict[str, Any]:

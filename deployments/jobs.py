@@ -28,7 +28,7 @@ _MOST_OPEN = 100
 """Jobs that are not over, of one key."""
 
 
-@serve.deployment(max_ongoing_requests=1000, health_check_period_s=5)
+@serve.deployment(max_ongoing_requests=1000, health_check_period_s=2, health_check_timeout_s=3)
 class Jobs:
     """A folder of jobs. One replica works on it; another that finds it taken waits for its end."""
 

@@ -34,7 +34,9 @@ _AGAIN_S = 0.5
 """Until Serve has heard of a replica's death, it may send the stream there again."""
 
 
-@serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
+@serve.deployment(
+    max_ongoing_requests=10_000, health_check_period_s=2, health_check_timeout_s=3, graceful_shutdown_timeout_s=120
+)
 class S3Gen:
     """Utterances to audio. The replica that serves a stream owns that stream's whole state."""
 

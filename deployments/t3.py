@@ -14,7 +14,9 @@ from deployments.talker import Talker
 from deployments.voice_cache import VoiceCache
 
 
-@serve.deployment(max_ongoing_requests=10_000, health_check_period_s=2, graceful_shutdown_timeout_s=120)
+@serve.deployment(
+    max_ongoing_requests=10_000, health_check_period_s=2, health_check_timeout_s=3, graceful_shutdown_timeout_s=120
+)
 class T3:
     """Text to speech tokens. `max_ongoing_requests` is out of the way: the engine has the queue."""
 

@@ -40,7 +40,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-@serve.deployment(max_ongoing_requests=1000, health_check_period_s=5)
+@serve.deployment(max_ongoing_requests=1000, health_check_period_s=2, health_check_timeout_s=3)
 class Voices:
     """A folder or bucket of voices and, from the first upload on, the networks that listen to a clip."""
 

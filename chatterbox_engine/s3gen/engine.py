@@ -59,7 +59,8 @@ class S3GenEngine(Worker):
 
     @property
     def running(self) -> int:
-        return len(self._streams)
+        """Streams whose listener is there; whoever hangs up gives the place back at once, in the middle of a call."""
+        return sum(not stream.audio.closed for stream in tuple(self._streams))
 
     def open(
         self,
@@ -83,7 +84,7 @@ class S3GenEngine(Worker):
             voice = voice.of(round(switches.prompt_seconds * TOKEN_RATE))
         with self._lock:
             self.check_alive()
-            full = len(self._streams) >= switches.max_streams
+            full = self.running >= switches.max_streams
             dry = paced and self._capacity and not self._capacity.admits(time.monotonic(), self._streams)
             if full or dry:
                 raise Overloaded
