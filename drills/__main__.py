@@ -100,6 +100,8 @@ def main() -> None:
             told[name] = drilled(HARMS[name], given.listeners)
         except Skipped as why:
             told[name] = {"skipped": str(why)}
+        except (AssertionError, TimeoutError) as error:
+            told[name] = {"failed": str(error), "as_it_should": False}
         tqdm.write(f"{name}: {HARMS[name].what}: {told[name]}", file=sys.stderr)
     print(json.dumps(told))
     sys.exit(any(not one.get("as_it_should", True) for one in told.values()))

@@ -52,13 +52,13 @@ class Seen:
         return {"cancels": len(self.silent_s), **figures, **{name: getattr(self, name) for name in counted}}
 
 
-async def listen(web: httpx.AsyncClient, seen: Seen) -> None:
+async def listen(web: httpx.AsyncClient, seen: Seen, speed: float) -> None:
     """One listener: asks, plays in real time, asks again."""
     while True:
         seen.in_flight += 1
         playback = Playback(time.monotonic())
         try:
-            body = {"input": random.choice(TEXTS), "response_format": "pcm"}
+            body = {"input": random.choice(TEXTS), "response_format": "pcm", "speed": speed}
             async with web.stream("POST", "/v1/audio/speech", json=body) as answer:
                 if answer.status_code == 429:
                     seen.refused += 1
@@ -99,8 +99,8 @@ async def barge_in(web: httpx.AsyncClient, socket: Any, seen: Seen) -> None:
     seen.lost += 1
 
 
-async def run(host: str, listeners: int, cancels: int) -> Seen:
-    """The whole drill."""
+async def run(host: str, listeners: int, cancels: int, speed: float = 1.0) -> Seen:
+    """The whole drill; `speed` is what the listeners ask for: slow ones need less audio a second, each."""
     seen = Seen()
     async with (
         httpx.AsyncClient(base_url=host, timeout=60, limits=httpx.Limits(max_connections=None)) as web,
@@ -108,7 +108,7 @@ async def run(host: str, listeners: int, cancels: int) -> Seen:
     ):
         tasks = []
         for _ in range(listeners):
-            tasks.append(asyncio.create_task(listen(web, seen)))
+            tasks.append(asyncio.create_task(listen(web, seen, speed)))
             await asyncio.sleep(0.5)  # so that they do not all want their chunks at one moment
         for _ in tqdm(range(cancels), disable=None):
             await barge_in(web, socket, seen)
@@ -126,8 +126,9 @@ def main() -> None:
     parser.add_argument("--host", default="http://127.0.0.1:8000")
     parser.add_argument("--listeners", type=int, default=16)
     parser.add_argument("--cancels", type=int, default=100)
+    parser.add_argument("--speed", type=float, default=1.0, help="0.5: twice as many listeners for the same work")
     given = parser.parse_args()
-    print(json.dumps(asyncio.run(run(given.host, given.listeners, given.cancels)).told()))
+    print(json.dumps(asyncio.run(run(given.host, given.listeners, given.cancels, given.speed)).told()))
 
 
 if __name__ == "__main__":
