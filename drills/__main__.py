@@ -26,6 +26,7 @@ from drills.harm import (
     restarted,
     signalled,
     small_disk,
+    unmounted,
     updated,
 )
 from drills.listeners import Listeners
@@ -40,7 +41,9 @@ HARMS = {
     "proxy": Harm("kill -9 of Ray Serve's proxy", signalled("ray::ProxyActor"), may_cut=True),
     "controller": Harm("kill -9 of Ray Serve's controller", signalled("ray::ServeController")),
     "t3-hangs": Harm("a T3 replica hangs (SIGSTOP)", killed("T3", signal.SIGSTOP)),
-    "disk": Harm("the disk under the voices is full", filled, before=small_disk, after=full_disk_is_said),
+    "disk": Harm(
+        "the disk under the voices is full", filled, before=small_disk, after=full_disk_is_said, last=unmounted
+    ),
     "update": Harm("a rolling update of a setting", updated),
     "power": Harm("kill -9 of everything, and a new start", restarted, may_cut=True),
     "sigterm": Harm("SIGTERM: the end of the service", lambda service: service.stop(), may_stay_away=True),
@@ -67,6 +70,8 @@ def drilled(harm: Harm, listeners: int) -> dict[str, Any]:
                 harm.after(service)
             time.sleep(0.0 if harm.may_stay_away else _CALM_S)
         lost = [] if harm.may_stay_away else belongings.lost()
+        if harm.last is not None:
+            harm.last(service)
     told = {"under_way": crowd.outcomes(hurt, hurt), "until_well": crowd.outcomes(hurt, back or hurt)}
     wrong = crowd.outcomes().get("wrong", 0)
     broke = not harm.may_cut and told["until_well"].get("cut", 0)

@@ -41,7 +41,9 @@ class Harm:
     before: Deed | None = None
     """Before the service starts. Raises Skipped."""
     after: Deed | None = None
-    """Some seconds after `do`: it raises AssertionError where something is not as it should be, and undoes the harm."""
+    """Once it is well again: it raises AssertionError where something is not as it should be, and undoes the harm."""
+    last: Deed | None = None
+    """When nothing is looked at any more."""
 
 
 def killed(deployment: str, signum: int = signal.SIGKILL) -> Deed:
@@ -63,7 +65,7 @@ def updated(service: LocalService) -> None:
     """A rolling update by another process: the same application with another setting."""
     changed = service.settings | {"max_characters": 4000}
     command = [sys.executable, "-c", _UPDATE, service.ray_address(), json.dumps(changed)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=service.environment)
 
 
 def small_disk(service: LocalService) -> None:
@@ -89,4 +91,7 @@ def full_disk_is_said(service: LocalService) -> None:
     assert (refused.status_code, "No space" in refused.text) == (503, True), refused.text
     (service.folder / "voices" / "filler").unlink()
     assert upload(service.url, "Later", 210.0).status_code == 201
+
+
+def unmounted(service: LocalService) -> None:
     subprocess.run(["umount", "-l", str(service.folder / "voices")], check=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -38,15 +39,17 @@ class LocalService:
         http = {"host": "127.0.0.1", "port": self.port}
         self._config = self.folder / "serve_config.yaml"
         self._config.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
+        ray = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = os.environ | ray
+        """Of its processes, and of those that want to join its Ray."""
         self._process: psutil.Popen | None = None
 
     def start(self) -> None:
         """Returns when /health is 200. Raises RuntimeError where that does not come."""
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "ray.serve.scripts", "run", str(self._config)]
-            own = {"RAY_ADDRESS": "local"}
             self._process = psutil.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | own, start_new_session=True
+                command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
             )
         end = time.monotonic() + _STARTS_S
         while time.monotonic() < end and self._process.poll() is None:
