@@ -25,7 +25,8 @@ from deployments.wav import pcm16
 _BYTES_PER_SECOND = 2 * SAMPLE_RATE
 _OWN_HEADERS = (".wav", ".flac", ".ogg")
 """Files whose headers tell their length, which a stream's cannot: written here, from samples."""
-_STREAMED = (".mp3", ".opus", ".aac", ".pcm")
+_ENCODED = (".mp3", ".opus", ".aac", ".pcm")
+"""Files that the service writes; whole, so that they tell their length too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +56,9 @@ def _ask(service: server.Server, text: str, given: argparse.Namespace) -> None:
     kind = "" if path is None else path.suffix.lower()
     form = "pcm" if path is None or kind in _OWN_HEADERS else kind.removeprefix(".")
     if form not in get_args(Format):
-        raise InvalidRequest(f"{path} ends with none of {', '.join((*_OWN_HEADERS, *_STREAMED))}.", "output")
+        raise InvalidRequest(f"{path} ends with none of {', '.join((*_OWN_HEADERS, *_ENCODED))}.", "output")
     asked = {"input": text, "voice": given.voice, "seed": given.seed, "response_format": form}
+    asked["stream"] = False if kind in _ENCODED else None
     body = {name: value for name, value in asked.items() if value is not None}
     parts = service.parts("POST", "/v1/audio/speech", json=body)
     if path is None:

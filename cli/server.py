@@ -11,7 +11,7 @@ import requests
 from chatterbox_engine.errors import ChatterboxError, InvalidRequest
 
 URL, KEY = "CHATTERBOX_URL", "CHATTERBOX_KEY"
-_CONNECT_S, _SILENCE_S = 5.0, 120.0
+_CONNECT_S, _SILENCE_S = 5.0, 600.0
 
 
 class Unanswered(ChatterboxError):

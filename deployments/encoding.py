@@ -1,6 +1,7 @@
 """Audio in the formats of OpenAI's speech API, encoded while it streams, and at other speeds."""
 
 import base64
+import io
 import json
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Protocol
@@ -23,7 +24,7 @@ class _Codec(NamedTuple):
     media_type: str
     bit_rate: int | None
     options: dict[str, str]
-    """Of the container. Without a way back in the stream, nothing may be written at its head later."""
+    """Of the container, where it streams: nothing can be written at its head later."""
 
 
 _CODECS: dict[str, _Codec] = {
@@ -43,9 +44,11 @@ class Encoder(Protocol):
         """What can be told by now; after `final` there is no more."""
 
 
-def encoder(form: Format) -> Encoder:
-    """A new stream's."""
-    return Plain(form) if form in ("wav", "pcm") else Coded(_CODECS[form])
+def encoder(form: Format, *, whole: bool = False) -> Encoder:
+    """A new stream's. `whole`: all of it comes with the last bytes, as a file that tells its length."""
+    if form in ("wav", "pcm"):
+        return Whole(form) if whole else Plain(form)
+    return Coded(_CODECS[form], whole=whole)
 
 
 class Plain:
@@ -58,6 +61,20 @@ class Plain:
     def encode(self, samples: np.ndarray, *, final: bool) -> bytes:
         header, self._header = self._header, b""
         return header + pcm16(samples)
+
+
+class Whole:
+    """16-bit PCM at its end, with a header for wav that tells how much it is."""
+
+    def __init__(self, form: str) -> None:
+        self.media_type = f"audio/{form}"
+        self._told = bytearray()
+
+    def encode(self, samples: np.ndarray, *, final: bool) -> bytes:
+        self._told += pcm16(samples)
+        if not final:
+            return b""
+        return (wav_header(len(self._told)) if self.media_type == "audio/wav" else b"") + self._told
 
 
 class _Sink:
@@ -78,11 +95,11 @@ class _Sink:
 class Coded:
     """By FFmpeg's codecs, through PyAV."""
 
-    def __init__(self, codec: _Codec) -> None:
+    def __init__(self, codec: _Codec, *, whole: bool) -> None:
         self.media_type = codec.media_type
-        self._sink = _Sink()
-        options = {**codec.options, "flush_packets": "1"}
-        self._container = av.open(self._sink, "w", format=codec.container, options=options)
+        self._file = io.BytesIO() if whole else _Sink()
+        options = {} if whole else {**codec.options, "flush_packets": "1"}
+        self._container = av.open(self._file, "w", format=codec.container, options=options)
         stream = self._container.add_stream(codec.codec, rate=SAMPLE_RATE, layout="mono")
         assert isinstance(stream, AudioStream)
         if codec.bit_rate is not None:
@@ -97,7 +114,9 @@ class Coded:
         if final:
             self._container.mux(self._stream.encode(None))
             self._container.close()
-        return self._sink.take()
+        if isinstance(self._file, _Sink):
+            return self._file.take()
+        return self._file.getvalue() if final else b""
 
 
 class Tempo:
@@ -154,12 +173,15 @@ class Telling:
     """A response's bytes, chunk by chunk: at its listener's speed, in its format and, where it asked so, as OpenAI's
     server-sent events."""
 
-    def __init__(self, form: Format, speed: float, text: str | None, *, words: bool = False) -> None:
-        """`text`: of a response in events, for the count at its end; `words`: with an event for each word."""
+    def __init__(
+        self, form: Format, speed: float, text: str | None, *, words: bool = False, whole: bool = False
+    ) -> None:
+        """`text`: of a response in events, for the count at its end; `words`: with an event for each word; `whole`: all
+        of it comes with the last chunk, as a file that tells its length."""
         self._speed = speed
         self._words = words
         self._tempo = Tempo(speed)
-        self._encoder = encoder(form)
+        self._encoder = encoder(form, whole=whole)
         self._text = text
         self._samples = 0
         self.media_type = self._encoder.media_type if text is None else "text/event-stream"

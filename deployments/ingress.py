@@ -108,7 +108,7 @@ class Ingress:
         "/v1/audio/speech", response_class=Response, **_KEYED | {"responses": {200: {"content": CONTENT}, **REFUSALS}}
     )
     async def speech(self, body: SpeechBody, request: Request) -> Response:
-        """Speak a text. The body streams as it is generated."""
+        """Speak a text. The body streams as it is generated, unless `stream` is false."""
         begin = time.monotonic()
         for header in _STRETCHING:
             if header in request.headers:
@@ -117,8 +117,10 @@ class Ingress:
         events = body.stream_format == "sse"
         if body.word_timings and not events:
             raise InvalidRequest("Word timings are told in events: set stream_format to sse.", "word_timings")
+        if events and not body.stream:
+            raise InvalidRequest("Events are a stream: leave stream_format, or do not set stream to false.", "stream")
         caller: Caller = request.state.caller
-        asked = replace(await self._prepare(caller, body), text=text, speed=body.speed)
+        asked = replace(await self._prepare(caller, body), text=text, speed=body.speed, paced=body.stream)
         ticket = self._gate.enter(caller)
         ticket.about = self._about(asked)
         chunks = Stream(self._s3gen, "speak", asked)
@@ -129,13 +131,15 @@ class Ingress:
             chunks.cancel()
             raise
         self._metrics.first_audio(time.monotonic() - begin)
-        told = Telling(body.response_format, body.speed, text if events else None, words=body.word_timings)
-        return AudioResponse(
-            self._audio(told, first, chunks, ticket),
-            stall_s=self._settings.client_stall_s,
-            media_type=told.media_type,
-            headers={"x-seed": str(asked.sampling.seed), "cache-control": "no-store"},
+        told = Telling(
+            body.response_format, body.speed, text if events else None, words=body.word_timings, whole=not body.stream
         )
+        parts = self._audio(told, first, chunks, ticket)
+        headers = {"x-seed": str(asked.sampling.seed), "cache-control": "no-store"}
+        if not body.stream:
+            return Response(b"".join([part async for part in parts]), media_type=told.media_type, headers=headers)
+        stall_s = self._settings.client_stall_s
+        return AudioResponse(parts, stall_s=stall_s, media_type=told.media_type, headers=headers)
 
     @api.websocket("/v1/audio/speech/ws")
     async def converse(self, socket: WebSocket) -> None:

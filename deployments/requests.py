@@ -59,6 +59,10 @@ class SpeechBody(Spoken):
     response_format: Format = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4.0, description="Faster or slower, at the same pitch.")
     stream_format: Literal["audio", "sse"] = Field("audio", description="sse: OpenAI's speech.audio events.")
+    stream: bool = Field(
+        True,
+        description="False: one file when all is spoken, which tells its length; those who listen live come first.",
+    )
     word_timings: bool = Field(False, description="With sse: an event for each word, where the model knows them.")
     instructions: str | None = Field(None, description="Accepted and ignored: Chatterbox takes no instructions.")
 

@@ -1,4 +1,4 @@
-"""WAV and PCM bytes for a stream whose length nobody knows yet."""
+"""WAV and PCM bytes, also for a stream whose length nobody knows yet."""
 
 import struct
 
@@ -7,13 +7,14 @@ import numpy as np
 from chatterbox_engine.types import SAMPLE_RATE
 
 _UNKNOWN = 0xFFFFFFFF
-"""The size that players take for "until the stream ends"."""
+"""The size that players take for "until the stream ends"; FFmpeg, which writes it too, warns when it reads it."""
 
 
-def wav_header() -> bytes:
-    """RIFF header of 16-bit mono PCM at SAMPLE_RATE, of unknown length."""
+def wav_header(size: int | None = None) -> bytes:
+    """RIFF header of 16-bit mono PCM at SAMPLE_RATE, of so many bytes. None: nobody knows yet."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
-    return struct.pack("<4sI4s", b"RIFF", _UNKNOWN, b"WAVE") + form + struct.pack("<4sI", b"data", _UNKNOWN)
+    riff, data = (_UNKNOWN, _UNKNOWN) if size is None else (36 + size, size)
+    return struct.pack("<4sI4s", b"RIFF", riff, b"WAVE") + form + struct.pack("<4sI", b"data", data)
 
 
 def pcm16(samples: np.ndarray) -> bytes:

@@ -88,6 +88,18 @@ def test_speed_and_events(service: Service) -> None:
     assert events[-1]["usage"]["output_tokens"] == round(len(TEXT) * 1.7)
 
 
+def test_a_file_that_does_not_stream_tells_its_length(service: Service) -> None:
+    streamed = speak(service, input=TEXT, seed=7, response_format="wav")
+    whole = speak(service, input=TEXT, seed=7, response_format="wav", stream=False)
+    assert "content-length" not in streamed.headers
+    assert int(whole.headers["content-length"]) == len(whole.content) == len(streamed.content)
+    assert soundfile.info(io.BytesIO(whole.content)).frames == round(len(TEXT) * 1.7) * 960
+    a, b = (np.frombuffer(r.content[44:], "<i2").astype(int) for r in (whole, streamed))
+    assert np.abs(a - b).max() <= 32
+    refused = speak(service, input=TEXT, stream=False, stream_format="sse")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream")
+
+
 def test_words_that_nobody_knows_are_not_made_up(service: Service) -> None:
     """This model has no heads that are known to follow the text."""
     told = speak(service, input=TEXT, response_format="pcm", stream_format="sse", word_timings=True)
