@@ -34,6 +34,7 @@ from deployments.metrics import IngressMetrics
 from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings
+from deployments.watchdog import watch
 
 logger = logging.getLogger("ray.serve")
 api = FastAPI(title="Chatterbox, served", redoc_url=None, generate_unique_id_function=lambda route: route.name)
@@ -103,6 +104,7 @@ class Ingress:
         self._identities: dict[str, Identity] = {}
         self._known: list[DeploymentHandle] = []
         """Those that have said what they run."""
+        watch()
 
     @api.post(
         "/v1/audio/speech", response_class=Response, **_KEYED | {"responses": {200: {"content": CONTENT}, **REFUSALS}}

@@ -17,6 +17,7 @@ from deployments.job_runner import Runner
 from deployments.job_store import Job, JobStore, Status, WrongState
 from deployments.metrics import PERIOD_S, JobMetrics
 from deployments.settings import ServiceSettings
+from deployments.watchdog import watch
 
 logger = logging.getLogger("ray.serve")
 
@@ -40,6 +41,7 @@ class Jobs:
         self._opened: tuple[JobStore, Runner] | None = None
         self._opening = asyncio.ensure_future(self._open())
         self._reporting = asyncio.ensure_future(self._report(JobMetrics()))
+        watch()
 
     async def _open(self) -> None:
         while self._opened is None:

@@ -25,6 +25,7 @@ from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
 from deployments.talker import Talker
 from deployments.voice_cache import VoiceCache
+from deployments.watchdog import watch
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class S3Gen:
             self._stage.warm_up(self._voices.builtin)
         self._metrics = StageMetrics("s3gen")
         self._reporting = asyncio.ensure_future(self._metrics.run(self._stage.engine))
+        watch(self.check_health)
 
     @streams
     async def speak(self, request: SpeechRequest) -> AsyncIterator[AudioChunk]:

@@ -12,6 +12,7 @@ from deployments.identity import Identity, Runtime
 from deployments.settings import ServiceSettings
 from deployments.talker import Talker
 from deployments.voice_cache import VoiceCache
+from deployments.watchdog import watch
 
 
 @serve.deployment(
@@ -23,6 +24,7 @@ class T3:
     def __init__(self, settings: ServiceSettings, runtime: Runtime, voices: DeploymentHandle) -> None:
         checkpoint, device = runtime.enter("t3", settings)
         self._talker = Talker(settings, runtime, checkpoint, device, VoiceCache(checkpoint, voices))
+        watch(self.check_health)
 
     @streams
     async def speak(

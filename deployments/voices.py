@@ -18,6 +18,7 @@ from chatterbox_engine.voice_store import VoiceStore, check_name
 from deployments.faults import StoreUnavailable, answers
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
+from deployments.watchdog import watch
 
 _BUILTIN = {
     "id": DEFAULT_VOICE,
@@ -58,6 +59,7 @@ class Voices:
         self._max_bytes = settings.max_upload_bytes
         self._encoder: VoiceEncoder | None = None
         self._encoding = asyncio.Lock()
+        watch()
 
     @answers
     async def resolve(self, voice: str, shelf: str | None) -> str:

@@ -9,6 +9,7 @@ The last line is JSON. A job under kills is `python -m drills.job`; barge-in is 
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -16,19 +17,9 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
+from drills import harm as harms
 from drills.belongings import Belongings
-from drills.harm import (
-    Harm,
-    Skipped,
-    filled,
-    full_disk_is_said,
-    killed,
-    restarted,
-    signalled,
-    small_disk,
-    unmounted,
-    updated,
-)
+from drills.harm import Harm, Skipped, killed, signalled
 from drills.listeners import Listeners
 from loadtest.local_service import LocalService
 
@@ -40,12 +31,27 @@ HARMS = {
     "ingress": Harm("kill -9 of the ingress", killed("Ingress"), may_cut=True),
     "proxy": Harm("kill -9 of Ray Serve's proxy", signalled("ray::ProxyActor"), may_cut=True),
     "controller": Harm("kill -9 of Ray Serve's controller", signalled("ray::ServeController")),
+    "head": Harm("kill -9 of Ray's head, and a new start", harms.headless, may_cut=True),
     "t3-hangs": Harm("a T3 replica hangs (SIGSTOP)", killed("T3", signal.SIGSTOP)),
+    "s3gen-hangs": Harm("an S3Gen replica hangs (SIGSTOP)", killed("S3Gen", signal.SIGSTOP), may_cut=True),
+    "memory": Harm("T3's device is out of memory", harms.out_of_memory),
     "disk": Harm(
-        "the disk under the voices is full", filled, before=small_disk, after=full_disk_is_said, last=unmounted
+        "the disk under the voices is full",
+        harms.filled,
+        before=harms.small_disk,
+        after=harms.full_disk_is_said,
+        last=harms.unmounted,
     ),
-    "update": Harm("a rolling update of a setting", updated),
-    "power": Harm("kill -9 of everything, and a new start", restarted, may_cut=True),
+    "store": Harm(
+        "the store of voices takes 20 s for each call",
+        harms.slowed,
+        before=harms.slow_store,
+        after=harms.slow_store_is_said,
+    ),
+    "clock": Harm("the machine's clock steps two minutes on and four back", harms.stepped, asked=True),
+    "update": Harm("a rolling update of a setting", harms.updated),
+    "guests": Harm("a voice comes, is renamed and goes while it speaks", harms.voices_changed),
+    "power": Harm("kill -9 of everything, and a new start", harms.restarted, may_cut=True),
     "sigterm": Harm("SIGTERM: the end of the service", lambda service: service.stop(), may_stay_away=True),
 }
 _CALM_S = 4.0
@@ -94,19 +100,26 @@ def until_served(service: LocalService, hurt: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m drills", description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("harms", nargs="*", metavar="HARM", help=f"of {', '.join(HARMS)}; default: all")
+    parser.add_argument(
+        "harms",
+        nargs="*",
+        metavar="HARM",
+        help=f"of {', '.join(HARMS)}; default: all but those that touch the whole machine (clock)",
+    )
     parser.add_argument("--listeners", type=int, default=4)
     given = parser.parse_args()
     if unknown := set(given.harms) - set(HARMS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(HARMS)}")
     told: dict[str, Any] = {}
-    for name in tqdm(given.harms or HARMS, unit="drill", disable=None):
+    for name in tqdm(
+        given.harms or [name for name, harm in HARMS.items() if not harm.asked], unit="drill", disable=None
+    ):
         try:
             told[name] = drilled(HARMS[name], given.listeners)
         except Skipped as why:
             told[name] = {"skipped": str(why)}
-        except (AssertionError, TimeoutError) as error:
-            told[name] = {"failed": str(error), "as_it_should": False}
+        except (AssertionError, TimeoutError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as error:
+            told[name] = {"failed": f"{type(error).__name__}: {error}", "as_it_should": False}
         tqdm.write(f"{name}: {HARMS[name].what}: {told[name]}", file=sys.stderr)
     print(json.dumps(told))
     sys.exit(any(not one.get("as_it_should", True) for one in told.values()))

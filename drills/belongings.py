@@ -1,12 +1,10 @@
 """What a service keeps for people, and must not lose."""
 
-import io
 import time
 
 import httpx
-import numpy as np
-import soundfile
 
+from loadtest.sounds import clip
 from loadtest.texts import LONG
 
 _DONE_S = 300.0
@@ -14,11 +12,7 @@ _DONE_S = 300.0
 
 def upload(url: str, name: str, pitch: float) -> httpx.Response:
     """Add a voice that hums, of 4 s."""
-    t = np.arange(4 * 24_000) / 24_000
-    file = io.BytesIO()
-    hum = 0.2 * np.sin(2 * np.pi * pitch * t) * (1 + np.sin(2 * np.pi * 3 * t))
-    soundfile.write(file, hum, 24_000, format="WAV")
-    given = {"file": ("hum.wav", file.getvalue())}
+    given = {"file": ("hum.wav", clip(pitch=pitch))}
     return httpx.post(f"{url}/v1/voices", files=given, data={"name": name}, timeout=60)
 
 

@@ -1,13 +1,19 @@
 """What is done to a running service."""
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
+
+from drills import slow_disk
 from drills.belongings import upload
 from loadtest.local_service import LocalService
 
@@ -22,6 +28,10 @@ address, settings = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)
 serve.run(build(ServiceSettings(**json.loads(settings))), name="chatterbox")
 """
+
+
+_NOTICED_S = 3.0
+_STEP_S = 120.0
 
 
 class Skipped(Exception):
@@ -42,6 +52,8 @@ class Harm:
     """Before the service starts. Raises Skipped."""
     after: Deed | None = None
     """Once it is well again: it raises AssertionError where something is not as it should be, and undoes the harm."""
+    asked: bool = False
+    """It is done only where it is named: the whole machine is touched."""
     last: Deed | None = None
     """When nothing is looked at any more."""
 
@@ -66,6 +78,67 @@ def updated(service: LocalService) -> None:
     changed = service.settings | {"max_characters": 4000}
     command = [sys.executable, "-c", _UPDATE, service.ray_address(), json.dumps(changed)]
     subprocess.run(command, check=True, capture_output=True, timeout=300, env=service.environment)
+
+
+def out_of_memory(service: LocalService) -> None:
+    """T3's replica may map nothing more, as where another program has taken the device's memory."""
+    victim = service.processes("ServeReplica:chatterbox:T3")[0]
+    victim.rlimit(resource.RLIMIT_AS, (victim.memory_info().vms, resource.RLIM_INFINITY))
+
+
+def headless(service: LocalService) -> None:
+    """The head's own process (gcs_server) ends, and Ray with it; whoever supervises `serve run` starts it again."""
+    signalled("gcs_server")(service)
+    time.sleep(_NOTICED_S)
+    restarted(service)
+
+
+def voices_changed(service: LocalService) -> None:
+    """A voice comes, speaks, gets another name and goes, while it speaks."""
+    voice = upload(service.url, "Guest", 190.0).raise_for_status().json()["id"]
+    body = {"input": "I am a guest here. " * 8, "voice": "Guest", "response_format": "pcm"}
+    with httpx.stream("POST", f"{service.url}/v1/audio/speech", json=body, timeout=60) as answer:
+        answer.raise_for_status()
+        httpx.patch(f"{service.url}/v1/voices/{voice}", json={"name": "Gone"}, timeout=60).raise_for_status()
+        httpx.delete(f"{service.url}/v1/voices/{voice}", timeout=60).raise_for_status()
+        answer.read()
+    refused = httpx.post(f"{service.url}/v1/audio/speech", json=body, timeout=60)
+    assert refused.status_code == 404, refused.text
+
+
+def slow_store(service: LocalService) -> None:
+    """Voices lie where a file system keeps its users waiting: for now not at all."""
+    slow_disk.install(service.folder)
+    service.settings["voices_folder"] = f"slow://{service.folder / 'voices'}"
+    paths = [str(service.folder), os.environ.get("PYTHONPATH", "")]
+    service.environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), slow_disk.FOLDER: str(service.folder)}
+
+
+def slowed(service: LocalService) -> None:
+    slow_disk.wait(service.folder, 20.0)
+
+
+def slow_store_is_said(service: LocalService) -> None:
+    """An upload is 503 and says why; it is taken once the store is itself again."""
+    refused = upload(service.url, "Later", 210.0)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable"), refused.text
+    slow_disk.wait(service.folder, 0.0)
+    time.sleep(_NOTICED_S)
+    assert upload(service.url, "Later", 210.0).status_code == 201
+
+
+def stepped(_: LocalService) -> None:
+    """The machine's clock is set two minutes on, two back, and right again. Raises Skipped."""
+    right = time.time() - time.monotonic()
+    try:
+        for step_s in (_STEP_S, -_STEP_S):
+            time.clock_settime(time.CLOCK_REALTIME, right + time.monotonic() + step_s)
+            time.sleep(_NOTICED_S)
+    except PermissionError as error:
+        raise Skipped("The clock cannot be set here (it takes root).") from error
+    finally:
+        with contextlib.suppress(PermissionError):
+            time.clock_settime(time.CLOCK_REALTIME, right + time.monotonic())
 
 
 def small_disk(service: LocalService) -> None:

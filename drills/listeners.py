@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import httpx
-import numpy as np
 
+from loadtest.playback import PCM_BYTES_PER_SECOND
 from loadtest.texts import LONG, MEDIUM
 
-Outcome = Literal["whole", "cut", "refused", "unreachable", "wrong"]
-"""wrong: it ended as if it were whole, and was shorter or longer. cut: it broke off, and the client could tell."""
+Outcome = Literal["whole", "cut", "refused", "unreachable", "wrong", "left"]
+"""wrong: it ended as if it were whole, and was shorter or longer. cut: it broke off, and the client could tell. left:
+the listener hung up."""
+Manner = Literal["plain", "slow", "hangs up"]
+"""slow: takes the audio at half the speed at which it plays. hangs up: after the first of it."""
 TEXTS = LONG + MEDIUM
 _AGAIN_S = 0.2
+_SLOW_BYTES_PER_SECOND = PCM_BYTES_PER_SECOND / 2
+_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,42 @@ class Heard:
     """When the first audio came."""
     end: float
     outcome: Outcome
+    samples: int
+
+
+def listen(url: str, text: str, wanted: int | None, *, seed: int = 5, manner: Manner = "plain") -> Heard:
+    """Ask for a text, and hear it to its end. `wanted`: the samples that it has; None: any number."""
+    body = {"input": text, "seed": seed, "response_format": "pcm"}
+    begin, first, count = time.monotonic(), None, 0
+    outcome: Outcome = "whole"
+    try:
+        with httpx.stream("POST", f"{url}/v1/audio/speech", json=body, timeout=_TIMEOUT_S) as answer:
+            answer.raise_for_status()
+            for part in answer.iter_raw():
+                first = first or time.monotonic()
+                count += len(part)
+                if manner == "hangs up":
+                    outcome = "left"
+                    break
+                if manner == "slow":
+                    time.sleep(len(part) / _SLOW_BYTES_PER_SECOND)
+    except httpx.HTTPStatusError:
+        outcome = "refused"
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        outcome = "unreachable"
+    except httpx.TransportError:
+        outcome = "cut"
+    if outcome == "whole" and (count % 2 or (wanted is not None and count // 2 != wanted)):
+        outcome = "wrong"
+    return Heard(begin, first, time.monotonic(), outcome, count // 2)
+
+
+def length(url: str, text: str, seed: int = 5) -> int:
+    """Samples of a text while all is well. Raises RuntimeError where it does not come whole."""
+    heard = listen(url, text, None, seed=seed)
+    if heard.outcome != "whole":
+        raise RuntimeError(f"The service is not well: {text[:30]!r} was {heard.outcome}.")
+    return heard.samples
 
 
 class Listeners:
@@ -40,7 +81,7 @@ class Listeners:
     def __init__(self, url: str, count: int) -> None:
         self._url = url
         self._count = count
-        self._wanted = {text: len(self._hear(text)[1]) for text in TEXTS}
+        self._wanted = {text: length(url, text) for text in TEXTS}
         self.heard: list[Heard] = []
         self._over = threading.Event()
 
@@ -65,30 +106,6 @@ class Listeners:
         chosen = random.Random(number)
         while not self._over.is_set():
             text = chosen.choice(TEXTS)
-            begin = time.monotonic()
-            first, samples, outcome = None, np.zeros(0, np.int16), "whole"
-            try:
-                first, samples = self._hear(text)
-            except httpx.HTTPStatusError:
-                outcome = "refused"
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                outcome = "unreachable"
-            except httpx.TransportError:
-                outcome = "cut"
-            if outcome == "whole" and len(samples) != self._wanted[text]:
-                outcome = "wrong"
-            self.heard.append(Heard(begin, first, time.monotonic(), outcome))  # type: ignore[arg-type]
-            if outcome != "whole":
+            self.heard.append(listen(self._url, text, self._wanted[text]))
+            if self.heard[-1].outcome != "whole":
                 time.sleep(_AGAIN_S)
-
-    def _hear(self, text: str) -> tuple[float | None, np.ndarray]:
-        """When its first audio came, and all of it, (n,) int16. Raises httpx.HTTPError."""
-        body = {"input": text, "seed": 5, "response_format": "pcm"}
-        first, parts = None, []
-        with httpx.stream("POST", f"{self._url}/v1/audio/speech", json=body, timeout=120) as answer:
-            answer.raise_for_status()
-            for part in answer.iter_raw():
-                first = first or time.monotonic()
-                parts.append(part)
-        data = b"".join(parts)
-        return first, np.frombuffer(data[: len(data) // 2 * 2], "<i2")

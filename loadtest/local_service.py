@@ -35,10 +35,7 @@ class LocalService:
         self.log = self.folder / "serve.log"
         kept = {name: str(self.folder / name.partition("_")[0]) for name in ("voices_folder", "jobs_folder")}
         self.settings = {**kept, **settings}
-        application = {"name": "chatterbox", "import_path": "deployments.app:build", "args": self.settings}
-        http = {"host": "127.0.0.1", "port": self.port}
         self._config = self.folder / "serve_config.yaml"
-        self._config.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
         ray = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = os.environ | ray
         """Of its processes, and of those that want to join its Ray."""
@@ -46,6 +43,9 @@ class LocalService:
 
     def start(self) -> None:
         """Returns when /health is 200. Raises RuntimeError where that does not come."""
+        application = {"name": "chatterbox", "import_path": "deployments.app:build", "args": self.settings}
+        http = {"host": "127.0.0.1", "port": self.port}
+        self._config.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "ray.serve.scripts", "run", str(self._config)]
             self._process = psutil.Popen(

@@ -1,5 +1,13 @@
 """What the listeners ask for."""
 
+TINY = (
+    "Yes.",
+    "No, thank you.",
+    "Of course.",
+    "One moment, please.",
+    "Good morning.",
+)
+"""About a second each."""
 SHORT = (
     "Yes, of course.",
     "Your table is ready.",

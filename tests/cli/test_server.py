@@ -7,8 +7,8 @@ import soundfile
 
 from cli.__main__ import main
 from loadtest.local_service import free_port
+from loadtest.sounds import clip
 from tests.service import Service
-from tests.sounds import clip
 
 pytestmark = pytest.mark.service
 

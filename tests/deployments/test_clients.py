@@ -20,8 +20,8 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.openai.tts import OpenAITTSService
 from pipecat.workers.runner import WorkerRunner
 
+from loadtest.sounds import clip
 from tests.service import Service
-from tests.sounds import clip
 
 pytestmark = pytest.mark.service
 TEXT = "Hello there. This is streamed speech."

@@ -14,8 +14,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from loadtest.sounds import clip, hum
 from tests.service import Service
-from tests.sounds import clip, contained, hum
+from tests.sounds import contained
 
 pytestmark = pytest.mark.service
 BODY = {"input": "Hello there, you.", "voice": "default", "model": "tts-1", "response_format": "pcm", "speed": 1.0,

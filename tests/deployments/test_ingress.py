@@ -16,8 +16,8 @@ import soundfile
 import torch
 
 from chatterbox_engine.accel.device import s3gen_dtype, t3_dtype
+from loadtest.sounds import clip
 from tests.service import Service
-from tests.sounds import clip
 
 pytestmark = pytest.mark.service
 TEXT = "Hello there. This is streamed speech."

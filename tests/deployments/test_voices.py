@@ -16,7 +16,7 @@ from deployments.faults import StoreUnavailable
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 from deployments.voices import Voices
-from tests.sounds import clip
+from loadtest.sounds import clip
 
 
 @pytest.fixture(scope="module")
