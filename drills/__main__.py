@@ -100,20 +100,15 @@ def until_served(service: LocalService, hurt: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m drills", description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument(
-        "harms",
-        nargs="*",
-        metavar="HARM",
-        help=f"of {', '.join(HARMS)}; default: all but those that touch the whole machine (clock)",
-    )
+    usual = [name for name, harm in HARMS.items() if not harm.asked]
+    asked = ", ".join(sorted(set(HARMS) - set(usual)))
+    parser.add_argument("harms", nargs="*", metavar="HARM", help=f"of {', '.join(usual)} (default: all); {asked}")
     parser.add_argument("--listeners", type=int, default=4)
     given = parser.parse_args()
     if unknown := set(given.harms) - set(HARMS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(HARMS)}")
     told: dict[str, Any] = {}
-    for name in tqdm(
-        given.harms or [name for name, harm in HARMS.items() if not harm.asked], unit="drill", disable=None
-    ):
+    for name in tqdm(given.harms or usual, unit="drill", disable=None):
         try:
             told[name] = drilled(HARMS[name], given.listeners)
         except Skipped as why:
