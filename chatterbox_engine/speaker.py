@@ -14,6 +14,8 @@ from chatterbox_engine.checkpoint import Checkpoint, find, from_reference
 from chatterbox_engine.clip import read_clip
 from chatterbox_engine.config import EngineConfig
 from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.exporter import Exporter
+from chatterbox_engine.metrics import Readings, device_readings, s3gen_readings, t3_readings
 from chatterbox_engine.stages import S3GenStage, T3Stage
 from chatterbox_engine.text import split, validate
 from chatterbox_engine.types import SAMPLE_RATE, SamplingParams
@@ -73,8 +75,17 @@ class Speaker:
     MODEL: ClassVar[str] = "auto"
     """What `from_pretrained` loads where it is not told."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto", config: EngineConfig | None = None) -> None:
-        """Raises ModelUnavailable where the weights cannot be had, InvalidRequest where the device is not there."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        config: EngineConfig | None = None,
+        metrics_port: int | None = None,
+    ) -> None:
+        """`metrics_port`: of this machine alone, where Prometheus finds its metrics (`metrics.SPECIFICATION`).
+
+        Raises ModelUnavailable where the weights cannot be had, InvalidRequest where the device or port is not there.
+        """
         self.config = config or EngineConfig.profile()
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
@@ -83,12 +94,15 @@ class Speaker:
         self._voice = checkpoint.voice()
         self._exaggeration = 0.5
         self._encoder: VoiceEncoder | None = None
+        self._exporter: Exporter | None = None
         self._t3 = T3Stage(checkpoint, self.config, self.device)
         try:
             self._s3gen = S3GenStage(checkpoint, self.config, self.device)
         except BaseException:
             self._t3.engine.stop()
             raise
+        if metrics_port is not None:
+            self._export(metrics_port)
 
     @classmethod
     def from_pretrained(
@@ -98,6 +112,7 @@ class Speaker:
         *,
         model: str | None = None,
         optimizations: Mapping[str, Any] | None = None,
+        metrics_port: int | None = None,
     ) -> Self:
         """The hub's model, or whatever `model` names; `optimizations` are switches of EngineConfig by name."""
         if optimizations is not None:
@@ -105,24 +120,31 @@ class Speaker:
                 raise InvalidRequest("Give either config or optimizations, not both.", "optimizations")
             config = EngineConfig.profile("balanced", **optimizations)
         picked, _ = pick_device(device)
-        return cls(find(model or cls.MODEL, picked.type), device, config)
+        return cls(find(model or cls.MODEL, picked.type), device, config, metrics_port)
 
     @classmethod
     def from_local(
-        cls, ckpt_dir: str | os.PathLike[str], device: str = "auto", config: EngineConfig | None = None
+        cls,
+        ckpt_dir: str | os.PathLike[str],
+        device: str = "auto",
+        config: EngineConfig | None = None,
+        *,
+        metrics_port: int | None = None,
     ) -> Self:
         """A folder in the hub's layout; `#NAME` after it says which model, where it holds several."""
         picked, _ = pick_device(device)
-        return cls(find(str(Path(ckpt_dir).absolute()), picked.type), device, config)
+        return cls(find(str(Path(ckpt_dir).absolute()), picked.type), device, config, metrics_port)
 
     @classmethod
     def from_reference(
         cls,
         model: "ChatterboxTTS | ChatterboxMultilingualTTS | ChatterboxTurboTTS",
         config: EngineConfig | None = None,
+        *,
+        metrics_port: int | None = None,
     ) -> Self:
         """A model of chatterbox-tts that is in memory already; it is read and left as it is."""
-        speaker = cls(from_reference(model), str(model.device), config)
+        speaker = cls(from_reference(model), str(model.device), config, metrics_port)
         if model.conds is not None:
             speaker.conds = model.conds
         return speaker
@@ -200,6 +222,20 @@ class Speaker:
         """End the engines' threads. Streams that are open end with EngineDead."""
         self._t3.engine.stop()
         self._s3gen.engine.stop()
+        if self._exporter is not None:
+            self._exporter.close()
+
+    def _export(self, port: int) -> None:
+        try:
+            self._exporter = Exporter(port, self._readings)
+        except InvalidRequest:
+            self.close()
+            raise
+
+    def _readings(self) -> list[tuple[str, Readings]]:
+        t3, s3gen = t3_readings(self._t3.engine), s3gen_readings(self._s3gen.engine)
+        device = device_readings(self.device)  # one for both: they share it
+        return [("t3", t3), ("s3gen", s3gen), ("both", device)]
 
     def _whole(self, call: Call) -> Tensor:
         """The audio of a call, (1, samples). Raises InvalidRequest."""
@@ -223,7 +259,7 @@ class Speaker:
 
         def speak() -> Generator[tuple[Tensor, StreamingMetrics], None, None]:
             utterance = Utterance(self._t3, self._s3gen, voice, pieces, params, language, schedule, window)
-            yield from utterance.chunks()
+            yield from utterance.chunks() if self._exporter is None else self._exporter.watched(utterance.chunks())
 
         return speak()
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from dashboards import rules, top
-from dashboards.grafana import Grafana, PushFailed, payload
-from dashboards.overview import render
+from dashboards.boards import BOARDS, render
+from dashboards.grafana import Grafana, PushFailed, data_source, payload
 
-OVERVIEW_JSON = Path(__file__).parent / "overview.json"
+GENERATED = Path(__file__).parent / "generated"
 RULES_YAML = Path(__file__).parent / "rules.yaml"
 
 
@@ -19,11 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("generate", help=f"write {OVERVIEW_JSON.name} and {RULES_YAML.name}")
-    push = commands.add_parser("push", help="send the dashboard to a Grafana")
+    commands.add_parser("generate", help=f"write {GENERATED.name}/*.json and {RULES_YAML.name}")
+    push = commands.add_parser("push", help="send the dashboards to a Grafana")
     push.add_argument("--url", required=True, help="Grafana's address, such as https://grafana.example.com")
     push.add_argument("--token-env", default="GRAFANA_TOKEN", help="environment variable that holds the token")
     push.add_argument("--folder", default="Chatterbox", help="title of the folder, made where there is none")
+    push.add_argument("--prometheus", metavar="URL", help="make this Prometheus a data source, as Grafana reaches it")
     push.add_argument("--dry-run", action="store_true", help="print what would be sent and send nothing")
     watch = commands.add_parser("top", help="show the metrics of a running service in this terminal")
     watch.add_argument("--metrics", action="append", default=[], metavar="HOST:PORT", help="of one node of Ray's")
@@ -31,13 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
     watch.add_argument("--times", type=int, help="so many looks, and not until it is interrupted")
     options = parser.parse_args(arguments)
     if options.command == "generate":
-        for path, text in ((OVERVIEW_JSON, render()), (RULES_YAML, rules.render())):
+        made = {GENERATED / f"{name}.json": render(name) for name in BOARDS}
+        for path, text in (made | {RULES_YAML: rules.render()}).items():
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path}")
         return 0
     if options.command == "top":
         return _top(options.metrics, options.period, options.times)
-    return _push(options.url, options.token_env, options.folder, options.dry_run)
+    return _push(options.url, options.token_env, options.folder, options.prometheus, options.dry_run)
 
 
 def _top(metrics: list[str], period_s: float, times: int | None) -> int:
@@ -50,18 +53,24 @@ def _top(metrics: list[str], period_s: float, times: int | None) -> int:
     return 0
 
 
-def _push(url: str, token_env: str, folder: str, dry_run: bool) -> int:
-    dashboard = json.loads(render())
+def _push(url: str, token_env: str, folder: str, prometheus: str | None, dry_run: bool) -> int:
+    dashboards = [json.loads(render(name)) for name in BOARDS]
     if dry_run:
         print(f"would send to {url}, folder {folder!r}:", file=sys.stderr)
-        print(json.dumps(payload(dashboard, f"<uid of {folder!r}>"), indent=2))
+        sources = [data_source(prometheus)] if prometheus else []
+        sent = [payload(dashboard, f"<uid of {folder!r}>") for dashboard in dashboards]
+        print(json.dumps({"sources": sources, "dashboards": sent}, indent=2))
         return 0
     token = os.environ.get(token_env)
     if not token:
         print(f"The environment variable {token_env} holds no token.", file=sys.stderr)
         return 1
     try:
-        print(f"sent: {Grafana(url, token).push(dashboard, folder)}")
+        grafana = Grafana(url, token)
+        if prometheus:
+            print("data source: made" if grafana.add_source(prometheus) else "data source: there already")
+        for sent_url in grafana.push(dashboards, folder):
+            print(f"sent: {sent_url}")
     except PushFailed as error:
         print(error, file=sys.stderr)
         return 1

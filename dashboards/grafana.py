@@ -1,10 +1,12 @@
-"""Sends a dashboard to a Grafana."""
+"""Sends dashboards, and the data source that they read, to a Grafana."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from grafana_api.grafana_api import GrafanaException
+from grafana_api.grafana_api import GrafanaClientError, GrafanaException
 from grafana_api.grafana_face import GrafanaFace
 
 
@@ -30,14 +32,35 @@ class Grafana:
             token, host, port, url_path_prefix=f"{prefix}/" if prefix else "", protocol=parts.scheme
         )
 
-    def push(self, dashboard: dict[str, Any], folder: str) -> str:
-        """Create or replace the dashboard, which its uid identifies, in the folder of that title.
+    def push(self, dashboards: list[dict[str, Any]], folder: str) -> list[str]:
+        """Create or replace the dashboards, which their uids identify, in the folder of that title.
 
-        Returns the dashboard's URL. Raises PushFailed.
+        Returns the dashboards' URLs. Raises PushFailed.
         """
+        with self._explained():
+            uid = self._folder(folder)
+            sent = [self._client.dashboard.update_dashboard(payload(dashboard, uid)) for dashboard in dashboards]
+            return [f"{self._url}{one['url']}" for one in sent]
+
+    def add_source(self, prometheus: str) -> bool:
+        """Make the Prometheus at this URL a data source; false where it is one already. Raises PushFailed."""
+        source = data_source(prometheus)
+        with self._explained():
+            try:
+                there = self._client.datasource.get_datasource_by_name(source["name"])
+            except GrafanaClientError as error:
+                if error.status_code != 404:
+                    raise
+                self._client.datasource.create_datasource(source)
+                return True
+        if there["url"] != prometheus:
+            raise PushFailed(f"The data source {source['name']!r} is there and reads {there['url']}: change it there.")
+        return False
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            sent = self._client.dashboard.update_dashboard(payload(dashboard, self._folder(folder)))
-            return f"{self._url}{sent['url']}"
+            yield
         except GrafanaException as error:
             raise PushFailed(_refusal(error, self._url)) from error
         except requests.JSONDecodeError as error:
@@ -53,6 +76,11 @@ class Grafana:
             if folder["title"] == title:
                 return folder["uid"]
         return self._client.folder.create_folder(title)["uid"]
+
+
+def data_source(prometheus: str) -> dict[str, Any]:
+    """What Grafana's POST /api/datasources takes, and its provisioning."""
+    return {"name": "Chatterbox", "uid": "chatterbox", "type": "prometheus", "access": "proxy", "url": prometheus}
 
 
 def payload(dashboard: dict[str, Any], folder_uid: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""PromQL over the metrics of deployments.metrics.SPECIFICATION, with the unit of what comes out.
+"""PromQL over the metrics of chatterbox_engine.metrics.SPECIFICATION, with the unit of what comes out.
 
 Names come from the specification alone: one that is not in it is a KeyError while the dashboard is built, and one of
 the wrong kind (the rate of a gauge) a ValueError.
@@ -7,7 +7,7 @@ the wrong kind (the rate of a gauge) a ValueError.
 from dataclasses import dataclass
 from typing import Literal
 
-from deployments.metrics import SPECIFICATION, Metric
+from chatterbox_engine.metrics import SPECIFICATION, Metric
 
 _METRICS = {metric.name: metric for metric in SPECIFICATION}
 _WINDOW = "$__rate_interval"
@@ -38,10 +38,15 @@ def highest(name: str) -> Query:
     return _gauge("max", name)
 
 
-def rate(name: str) -> Query:
+def each(name: str) -> Query:
+    """A gauge of the emptiest replica, by its label."""
+    return _gauge("min", name)
+
+
+def rate(name: str, unit: str | None = None) -> Query:
     """Events a second of a counter, all replicas together."""
     metric = _metric(name, "counter")
-    unit = {"short": "ops", "s": "percentunit"}[metric.unit]  # seconds a second are a share of the time
+    unit = unit or {"short": "ops", "s": "percentunit"}[metric.unit]  # seconds a second are a share of the time
     return Query(f"sum{_by(metric)}({_rate(metric.exported)})", unit, (metric,), _legend(metric))
 
 
@@ -59,7 +64,6 @@ def ratio(over: str, under: str, legend: str, unit: str = "short") -> Query:
 def share(name: str, value: str) -> Query:
     """What part of a labelled counter's growth is that of one label's value."""
     metric = _metric(name, "counter")
-    assert metric.labels is not None
     (label,) = metric.labels
     one = f'sum(rate({metric.exported}{{{label}="{value}"}}[{_WINDOW}]))'
     return Query(f"{one} / sum({_rate(metric.exported)})", "percentunit", (metric,), value)
@@ -105,4 +109,4 @@ def _by(metric: Metric) -> str:
 
 def _legend(metric: Metric) -> str:
     """The labels' values, which Grafana fills in; the name where there are none."""
-    return " ".join(f"{{{{{label}}}}}" for label in metric.labels or ()) or metric.name
+    return " ".join(f"{{{{{label}}}}}" for label in metric.labels) or metric.name

@@ -13,7 +13,7 @@ from pathlib import Path
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.metrics import OUTCOMES, SPECIFICATION
+from chatterbox_engine.metrics import OUTCOMES, SPECIFICATION
 
 DISCOVERY = Path(tempfile.gettempdir()) / "ray" / "prom_metrics_service_discovery.json"
 """Where a Ray head node says at which addresses its nodes export metrics."""

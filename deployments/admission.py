@@ -28,24 +28,22 @@ class Gate:
         """Take a place. Raises Overloaded where none is free, or where the caller has all that are its due."""
         full = self.live >= self._places
         if full or (caller.streams is not None and self._of[caller.name] >= caller.streams):
-            self._metrics.ended("overloaded")
-            raise (
-                Overloaded(_RETRY_AFTER_S)
-                if full
-                else Overloaded(_RETRY_AFTER_S, f"The key {caller.name!r} may have {caller.streams} streams at a time.")
-            )
+            theirs = f"The key {caller.name!r} may have {caller.streams} streams at a time."
+            error = Overloaded(_RETRY_AFTER_S) if full else Overloaded(_RETRY_AFTER_S, theirs)
+            self._metrics.ended("overloaded", error)
+            raise error
         self.live += 1
         self._of[caller.name] += 1
         self._metrics.live(self.live)
         return Ticket(self, caller)
 
-    def leave(self, outcome: str, caller: Caller) -> None:
+    def leave(self, outcome: str, caller: Caller, error: BaseException | None) -> None:
         self.live -= 1
         self._of[caller.name] -= 1
         if not self._of[caller.name]:
             del self._of[caller.name]
         self._metrics.live(self.live)
-        self._metrics.ended(outcome)
+        self._metrics.ended(outcome, error)
 
 
 class Ticket:
@@ -70,13 +68,13 @@ class Ticket:
             self._first_s = time.monotonic() - self._begin
         self._samples += samples
 
-    def end(self, outcome: str) -> None:
-        """`outcome`: ok, refused, overloaded, failed or cancelled. One log line tells it, with its figures as fields
-        where the log is JSON."""
+    def end(self, outcome: str, error: BaseException | None = None) -> None:
+        """`outcome`: ok, refused, overloaded, failed or cancelled; `error`: what ended it. One log line tells
+        it, with its figures as fields where the log is JSON."""
         if self._gate is None:
             return
         gate, self._gate = self._gate, None
-        gate.leave(outcome, self._caller)
+        gate.leave(outcome, self._caller, error)
         seconds, took_s = self._samples / SAMPLE_RATE, time.monotonic() - self._begin
         first_s = None if self._first_s is None else round(self._first_s, 3)
         fields = {"outcome": outcome, "key": self._caller.name, "audio_s": round(seconds, 3), "first_audio_s": first_s}

@@ -10,6 +10,7 @@ refused.
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
@@ -109,10 +110,13 @@ class Conversation:
         speak: Callable[[SpeechRequest], Stream],
         max_characters: int,
         about: Callable[[SpeechRequest], dict[str, Any]],
+        first_audio: Callable[[float], None],
     ) -> None:
-        """`about`: what the log says of an utterance."""
+        """`about`: what the log says of an utterance; `first_audio`: told the seconds from a first clause to its
+        sound."""
         self._socket = socket
         self._about = about
+        self._first_audio = first_audio
         self._prepare = prepare
         self._enter = enter
         self._speak = speak
@@ -166,7 +170,7 @@ class Conversation:
         if self._now is not None:
             raise InvalidRequest("An utterance is being spoken: cancel it, or wait until it is done.", "type")
         given = {name: value for name, value in message.model_dump().items() if name != "type"}
-        for name in ("input", "stream_format"):
+        for name in ("input", "stream_format", "stream"):
             if name in given:
                 raise InvalidRequest(f"{name} has no place here.", name)
         body = SpeechBody.model_validate({**given, "input": ""})
@@ -178,6 +182,7 @@ class Conversation:
     async def _utter(self, now: _Utterance) -> None:
         """Speak the clauses as they come."""
         outcome, index = "failed", 0
+        broke: Exception | None = None
         try:
             pause = 0
             while (clause := await now.waiting.get()) is not None:
@@ -198,10 +203,11 @@ class Conversation:
         except WebSocketDisconnect:
             outcome = "cancelled"
         except Exception as error:
+            broke = error
             await self._refuse(error)
         finally:
             now.ticket.about = self._about(replace(now.request, text=" ".join(now.texts)))
-            now.ticket.end(outcome)
+            now.ticket.end(outcome, broke)
             if self._now is now:
                 self._now = None
 
@@ -210,12 +216,16 @@ class Conversation:
         sampling = now.request.sampling
         sampling = sampling.model_copy(update={"seed": derive_seed(sampling.seed, index)})
         text = validate(clause, self._max_characters)
+        asked = None if index else time.monotonic()
         chunks = self._speak(replace(now.request, text=text, sampling=sampling))
         try:
             begin, final = now.samples, False
             while not final:
                 chunk = await anext(chunks)
                 final = chunk.final
+                if asked is not None and len(chunk.samples):
+                    self._first_audio(time.monotonic() - asked)
+                    asked = None
                 if now.word_timings:
                     for word in chunk.words:
                         await self._say("word", text=word.text, sample=begin + word.sample)

@@ -15,6 +15,7 @@ from fastapi.security import HTTPBearer
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from chatterbox_engine import __version__
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.text import validate
 from chatterbox_engine.types import AudioChunk, SpeechRequest
@@ -30,7 +31,7 @@ from deployments.encoding import CONTENT, Telling
 from deployments.faults import Stream, ask
 from deployments.guard import Door, Guard
 from deployments.identity import Identity
-from deployments.metrics import IngressMetrics
+from deployments.metrics import IngressMetrics, build_info
 from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings
@@ -57,17 +58,17 @@ _STRETCHING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers by which a client could hold on to a place; Ray Serve would honour them."""
 
 
-def _outcome(error: BaseException) -> str:
-    """How a stream that never began ended.
+def _outcome(error: BaseException) -> tuple[str, BaseException | None]:
+    """How a stream that never began ended, and by which error if it was one.
 
     It stands before the class, as all that the routes use must: `serve.ingress` copies them, with the globals that are
     there by then.
     """
     if isinstance(error, asyncio.CancelledError):
-        return "cancelled"
+        return "cancelled", None
     if isinstance(error, Overloaded):
-        return "overloaded"
-    return "refused" if answer(error).status_code < 500 else "failed"
+        return "overloaded", error
+    return "refused" if answer(error).status_code < 500 else "failed", error
 
 
 def _check_model(model: str | None, served: Identity) -> None:
@@ -129,7 +130,7 @@ class Ingress:
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
-            ticket.end(_outcome(error))
+            ticket.end(*_outcome(error))
             chunks.cancel()
             raise
         self._metrics.first_audio(time.monotonic() - begin)
@@ -150,7 +151,7 @@ class Ingress:
         limit = self._settings.max_characters
         caller: Caller = socket.state.caller
         prepare, enter = partial(self._prepare, caller), partial(self._gate.enter, caller)
-        await Conversation(socket, prepare, enter, speak, limit, self._about).run()
+        await Conversation(socket, prepare, enter, speak, limit, self._about, self._metrics.first_audio).run()
 
     async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:
         """A request without its text yet, at its own speed. Raises InvalidRequest, UnknownVoice."""
@@ -171,7 +172,7 @@ class Ingress:
         self, told: Telling, first: AudioChunk, chunks: Stream, ticket: Ticket
     ) -> AsyncGenerator[bytes, None]:
         """The response's bytes. Whatever ends it early cancels back along the chain and frees the places."""
-        outcome = "cancelled"
+        outcome, broke = "cancelled", None
         try:
             chunk = first
             while True:
@@ -181,11 +182,11 @@ class Ingress:
                     break
                 chunk = await anext(chunks)
             outcome = "ok"
-        except Exception:
-            outcome = "failed"
+        except Exception as error:
+            outcome, broke = "failed", error
             raise  # so that the connection is cut: the client must not take a part for the whole
         finally:
-            ticket.end(outcome)
+            ticket.end(outcome, broke)
             chunks.cancel()
 
     @api.get("/v1/models", response_model=Models, **_KEYED)
@@ -294,6 +295,8 @@ class Ingress:
             if handle not in self._known:
                 self._identities |= await ask(handle, "identities")
                 self._known.append(handle)
+                if "t3" in self._identities:
+                    build_info(__version__, self._identities["t3"].model, self._settings.profile)
         return self._identities
 
     def _stages(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from deployments.book import MEDIA_TYPES, BookFormat, chapters
 from deployments.faults import StoreUnavailable, Stream, answers, streams
 from deployments.job_runner import Runner
 from deployments.job_store import Job, JobStore, Status, WrongState
-from deployments.metrics import PERIOD_S, JobMetrics
+from deployments.metrics import PERIOD_S, Report
 from deployments.settings import ServiceSettings
 from deployments.watchdog import watch
 
@@ -40,7 +40,7 @@ class Jobs:
         self._why = "The jobs' store is being opened."
         self._opened: tuple[JobStore, Runner] | None = None
         self._opening = asyncio.ensure_future(self._open())
-        self._reporting = asyncio.ensure_future(self._report(JobMetrics()))
+        self._reporting = asyncio.ensure_future(self._report(Report()))
         watch()
 
     async def _open(self) -> None:
@@ -54,11 +54,11 @@ class Jobs:
                 self._why = str(error)
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _report(self, metrics: JobMetrics) -> None:
+    async def _report(self, report: Report) -> None:
         await self._opening
         store, runner = self._need()
         while True:
-            metrics.report(len(store.queued()), runner.said)
+            report.tell({"jobs_queued": len(store.queued()), "job_pieces": runner.said})
             await asyncio.sleep(PERIOD_S)
 
     @answers

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -15,13 +16,14 @@ from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.errors import EngineDead
+from chatterbox_engine.metrics import Readings, device_readings, s3gen_readings
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.text import split
 from chatterbox_engine.types import AudioChunk, SpeechRequest, TokenChunk
 from deployments.faults import Stream, streams
 from deployments.identity import Identity, Runtime
-from deployments.metrics import StageMetrics
+from deployments.metrics import Reopenings, StageMetrics
 from deployments.settings import ServiceSettings
 from deployments.talker import Talker
 from deployments.voice_cache import VoiceCache
@@ -45,7 +47,9 @@ class S3Gen:
         self, settings: ServiceSettings, runtime: Runtime, voices: DeploymentHandle, t3: DeploymentHandle | None
     ) -> None:
         """`t3`: None where this replica has a T3 of its own."""
-        checkpoint, device = runtime.enter("s3gen", settings)
+        begin = time.monotonic()
+        checkpoint, self._device = runtime.enter("s3gen", settings)
+        device = self._device
         self._stage = S3GenStage(checkpoint, settings.engine_config(), device)
         self._voices = VoiceCache(checkpoint, voices)
         self._talker = None if t3 else Talker(settings, runtime, checkpoint, device, self._voices)
@@ -54,8 +58,9 @@ class S3Gen:
         self._identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if self._voices.builtin is not None:
             self._stage.warm_up(self._voices.builtin)
-        self._metrics = StageMetrics("s3gen")
-        self._reporting = asyncio.ensure_future(self._metrics.run(self._stage.engine))
+        self._reopenings = Reopenings()
+        metrics = StageMetrics("s3gen", self._readings, time.monotonic() - begin)
+        self._reporting = asyncio.ensure_future(metrics.run())
         watch(self.check_health)
 
     @streams
@@ -118,7 +123,7 @@ class S3Gen:
                 if not lives:
                     raise EngineDead(f"T3 broke off {_LIVES} times in one piece of text.") from error
                 logger.warning("T3 broke off after %d tokens; another replica goes on.", len(spoken))
-                self._metrics.reopened()
+                self._reopenings.count()
                 await asyncio.sleep(_AGAIN_S)
             finally:
                 await tokens.aclose()
@@ -128,6 +133,10 @@ class S3Gen:
     ) -> AsyncGenerator[TokenChunk, None]:
         assert self._talker is not None
         return self._talker.speak(request, sizes, spoken, slack_s)
+
+    def _readings(self) -> Readings:
+        own = {"voices_cached": float(len(self._voices))}
+        return {**s3gen_readings(self._stage.engine), **device_readings(self._device), **own}
 
     async def identities(self) -> dict[str, Identity]:
         """Of the stages that are here. Answers once the replica is ready."""

@@ -1,12 +1,14 @@
 """T3 in a replica's process, whether it is T3's own or one that both stages share."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from itertools import chain, repeat
 
 import torch
 
 from chatterbox_engine.checkpoint import Checkpoint
+from chatterbox_engine.metrics import Readings, device_readings, t3_readings
 from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.types import SpeechRequest, TokenChunk
 from deployments.identity import Identity, Runtime
@@ -27,12 +29,15 @@ class Talker:
         voices: VoiceCache,
     ) -> None:
         """Returns once it is warm."""
+        begin = time.monotonic()
         self._stage = T3Stage(checkpoint, settings.engine_config(), device)
         self._voices = voices
         self.identity: Identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if voices.builtin is not None:
             self._stage.warm_up(voices.builtin)
-        self._reporting = asyncio.ensure_future(StageMetrics("t3").run(self._stage.engine))
+        self._device = device
+        metrics = StageMetrics("t3", self._readings, time.monotonic() - begin)
+        self._reporting = asyncio.ensure_future(metrics.run())
 
     async def speak(
         self, request: SpeechRequest, sizes: tuple[int, ...], spoken: tuple[int, ...] = (), slack_s: float = 0.0
@@ -56,6 +61,10 @@ class Talker:
     def live(self) -> dict[str, int]:
         """Requests at work and waiting."""
         return {"running": self._stage.engine.running, "waiting": self._stage.engine.waiting}
+
+    def _readings(self) -> Readings:
+        own = {"voices_cached": float(len(self._voices))}
+        return {**t3_readings(self._stage.engine), **device_readings(self._device), **own}
 
     def check_health(self) -> None:
         """Raises EngineDead."""

@@ -20,6 +20,9 @@ class VoiceCache:
         self._voices = voices
         self._cached: OrderedDict[str, Voice] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._cached) + (self.builtin is not None)
+
     async def get(self, voice_id: str) -> Voice:
         """Raises UnknownVoice."""
         if voice_id == DEFAULT_VOICE:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
+import psutil
 
 from drills import slow_disk
 from drills.belongings import upload
@@ -32,6 +33,7 @@ serve.run(build(ServiceSettings(**json.loads(settings))), name="chatterbox")
 
 _NOTICED_S = 3.0
 _STEP_S = 120.0
+_PROVOKED_S = 60.0
 
 
 class Skipped(Exception):
@@ -81,9 +83,14 @@ def updated(service: LocalService) -> None:
 
 
 def out_of_memory(service: LocalService) -> None:
-    """T3's replica may map nothing more, as where another program has taken the device's memory."""
+    """T3's replica may map nothing more, as where another program has taken the device's memory. Raises Skipped where
+    what it has is enough for it."""
     victim = service.processes("ServeReplica:chatterbox:T3")[0]
-    victim.rlimit(resource.RLIMIT_AS, (victim.memory_info().vms, resource.RLIM_INFINITY))
+    victim.rlimit(resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
+    try:
+        victim.wait(_PROVOKED_S)
+    except psutil.TimeoutExpired as error:
+        raise Skipped(f"The replica needed no more memory within {_PROVOKED_S:g} s.") from error
 
 
 def headless(service: LocalService) -> None:

@@ -15,16 +15,17 @@ BOTTOM = tuple(f"{ENGINE}.{name}" for name in ("accel", "types", "config", "erro
                                                "weights"))  # fmt: skip
 STAGES = (f"{ENGINE}.t3", f"{ENGINE}.s3gen")
 TOP = tuple(f"{ENGINE}.{name}" for name in ("stages", "checkpoint", "utterance", "speaker", "tts", "multilingual_tts",
-                                            "turbo_tts"))  # fmt: skip
+                                            "turbo_tts", "metrics", "exporter"))  # fmt: skip
 FORBIDDEN: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((ENGINE,), ("deployments", "dashboards", "loadtest", "drills", "benchmarks", "training")),
-    ((ENGINE,), ("ray", "fastapi", "starlette", "prometheus_client", "grafana_foundation_sdk", "locust")),
+    ((ENGINE,), ("ray", "fastapi", "starlette", "grafana_foundation_sdk", "locust")),
+    ((*BOTTOM, *STAGES, f"{ENGINE}.metrics", f"{ENGINE}.text"), ("prometheus_client",)),
     ((STAGES[0],), (STAGES[1],)),
     ((STAGES[1],), (STAGES[0],)),
     (STAGES, TOP),
     (BOTTOM, (*STAGES, *TOP)),
     (("deployments",), ("dashboards", "loadtest", "drills", "benchmarks")),
-    (("dashboards",), (ENGINE, "torch", "loadtest", "benchmarks")),
+    (("dashboards",), ("deployments", "torch", "loadtest", "benchmarks")),
     (("loadtest",), (ENGINE, "deployments", "drills", "torch", "ray")),
 ]
 """(who, whom): none of the first import any of the second."""

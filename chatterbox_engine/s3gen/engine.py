@@ -52,7 +52,12 @@ class S3GenEngine(Worker):
         """Samples of audio made since the start."""
         self.batch = 0
         """Streams of the last call."""
+        self.places = switches.max_streams
         self.watermark_seconds = 0.0
+        self.begun = 0
+        """Streams whose first sound was made; the seconds that they waited for their first tokens, and from then on."""
+        self.first_tokens_seconds = 0.0
+        self.first_sound_seconds = 0.0
         self.stalls = 0
         """Times that a listener ran dry, and seconds of it."""
         self.stalled_seconds = 0.0
@@ -178,6 +183,10 @@ class S3GenEngine(Worker):
             self.watermark_seconds += time.monotonic() - begin
         for stream, sound in zip(streams, sounds, strict=True):
             before = stream.stalls, stream.stalled_s
+            if len(sound) and not stream.playing:
+                self.begun += 1
+                self.first_tokens_seconds += stream.fed - stream.opened
+                self.first_sound_seconds += time.monotonic() - stream.fed
             stream.emit(sound, final=final)
             if stream.paced:
                 self.stalls += stream.stalls - before[0]

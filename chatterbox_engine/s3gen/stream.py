@@ -76,7 +76,8 @@ class SpeechStream:
         self.audio: Mailbox[np.ndarray] = Mailbox(wake)
         self.watermark = watermark
         self._clock = clock
-        self.opened = clock()
+        self.opened = self.fed = clock()
+        """When it was opened, and when its first tokens came."""
         self.samples = 0
         """Samples handed to the listener so far."""
         self.stalls = 0
@@ -120,6 +121,8 @@ class SpeechStream:
         words: those that begin with these tokens.
         """
         with self._lock:
+            if not self._handed:
+                self.fed = self._clock()
             piece = self._pieces[-1]
             piece.words.extend(words)
             spoken = list(tokens)

@@ -42,6 +42,8 @@ class _Job:
     """Tokens that have come back from the device."""
     valid: int = 0
     released: bool = False
+    asked: float = field(default_factory=time.monotonic)
+    """When it was."""
 
     @property
     def sort(self) -> bool:
@@ -79,6 +81,10 @@ class T3Engine(Worker):
         """Tokens sampled since the start."""
         self.batch = 0
         """Streams of the last decode step."""
+        self.places = switches.max_streams
+        self.admitted = 0
+        self.queue_seconds = 0.0
+        """Time that those who were admitted had waited for it."""
 
     @property
     def running(self) -> int:
@@ -87,6 +93,11 @@ class T3Engine(Worker):
     @property
     def waiting(self) -> int:
         return len(self._scheduler.waiting) + len(self._arrivals)
+
+    @property
+    def live_bytes(self) -> int:
+        """Of keys and values of the streams that run."""
+        return self.position_bytes * sum(s.width * s.length for s in tuple(self._scheduler.running))
 
     @property
     def position_bytes(self) -> int:
@@ -161,7 +172,10 @@ class T3Engine(Worker):
         self._take_arrivals()
         self._drop_closed()
         for sequence in self._scheduler.admit():
-            self._prepare(self._jobs[sequence])
+            job = self._jobs[sequence]
+            self.admitted += 1
+            self.queue_seconds += time.monotonic() - job.asked
+            self._prepare(job)
         limit = self._switches.queue_tokens
         decoding = [
             job

@@ -1,5 +1,6 @@
-"""The overview's queries on a real Prometheus that scrapes the real service: every panel shows something."""
+"""Every dashboard's queries on a real Prometheus that scrapes the real service: every panel shows something."""
 
+import asyncio
 import json
 import math
 import shutil
@@ -11,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dashboards.overview import render
+from dashboards.boards import BOARDS, render
 from loadtest.local_service import free_port
-from tests.service import Service
+from tests.service import PLACES, Service
 
 pytestmark = [
     pytest.mark.service,
@@ -65,14 +66,24 @@ def values(prometheus: str, expr: str) -> list[float]:
     return [float(series["value"][1]) for series in answer.json()["data"]["result"]]
 
 
+async def more_than_places(service: Service) -> list[int]:
+    """What requests get that are more than there are places for."""
+    body = {"input": "So many are more than it takes. " * 4}
+    async with httpx.AsyncClient(base_url=service.url, timeout=120) as web:
+        asked = [web.post("/v1/audio/speech", json=body) for _ in range(2 * PLACES)]
+        return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+
 def test_every_panel_shows_something(service: Service, prometheus: str) -> None:
-    panels = [panel for panel in json.loads(render())["panels"] if panel["type"] != "row"]
+    boards = [json.loads(render(name)) for name in BOARDS]
+    panels = [panel for board in boards for panel in board["panels"] if panel["type"] != "row"]
     missing = {
         (panel["title"], target["expr"])
         for panel in panels
         for target in panel["targets"]
-        if "vram" not in target["expr"]  # exported only where there is a GPU
+        if "vram" not in target["expr"] and "gpu" not in target["expr"]  # exported only where there is a GPU
     }
+    assert 429 in asyncio.run(more_than_places(service))
     job = httpx.post(f"{service.url}/v1/audio/jobs", json={"input": "Hello there."}, timeout=60)
     assert job.status_code == 202
     begin = time.monotonic()

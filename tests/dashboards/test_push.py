@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from dashboards.__main__ import main
-from dashboards.overview import UID, render
+from dashboards.boards import BOARDS, render
 from loadtest.local_service import free_port
 
 TOKEN = "glsa_test"
+UIDS = {name: f"chatterbox-{name}" for name in BOARDS}
+PROMETHEUS = "http://prometheus:9090"
 
 
 class GrafanaLike(ThreadingHTTPServer):
@@ -25,6 +27,7 @@ class GrafanaLike(ThreadingHTTPServer):
         self.prefix = prefix
         self.folders: list[dict[str, str]] = []
         self.dashboards: dict[str, dict[str, Any]] = {}
+        self.sources: list[dict[str, Any]] = []
         self.requests: list[tuple[str, str]] = []
         self.role = "Editor"
 
@@ -60,6 +63,13 @@ class _Handler(BaseHTTPRequestHandler):
                 folder = {"uid": f"folder{len(grafana.folders)}", "title": body["title"]}
                 grafana.folders.append(folder)
                 return self._answer(200, folder)
+            case "GET", "/api/datasources/name/Chatterbox":
+                return self._answer(
+                    *((200, grafana.sources[0]) if grafana.sources else (404, {"message": "not found"}))
+                )
+            case "POST", "/api/datasources":
+                grafana.sources.append(body)
+                return self._answer(200, {"datasource": body, "message": "Datasource added"})
             case "POST", "/api/dashboards/db":
                 return self._save(body)
         return self._answer(404, {"message": "Not found"})
@@ -76,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(412, {"message": "A dashboard with the same uid already exists"})
             version += grafana.dashboards[dashboard["uid"]]["version"]
         grafana.dashboards[dashboard["uid"]] = {**body, "version": version}
-        url = f"{grafana.prefix}/d/{dashboard['uid']}/chatterbox-overview"
+        url = f"{grafana.prefix}/d/{dashboard['uid']}/board"
         return self._answer(200, {"uid": dashboard["uid"], "url": url, "status": "success", "version": version})
 
     def _answer(self, status: int, body: Any) -> None:
@@ -111,37 +121,49 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-def test_makes_the_folder_and_the_dashboard(grafana: GrafanaLike, capsys: pytest.CaptureFixture[str]) -> None:
+def test_makes_the_folder_and_the_dashboards(grafana: GrafanaLike, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", "--url", grafana.url]) == 0
     assert [folder["title"] for folder in grafana.folders] == ["Chatterbox"]
-    assert grafana.dashboards[UID]["dashboard"] == json.loads(render())
-    assert grafana.dashboards[UID]["folderUid"] == grafana.folders[0]["uid"]
-    assert capsys.readouterr().out == f"sent: {grafana.url}/d/{UID}/chatterbox-overview\n"
+    assert {own["folderUid"] for own in grafana.dashboards.values()} == {grafana.folders[0]["uid"]}
+    for name, uid in UIDS.items():
+        assert grafana.dashboards[uid]["dashboard"] == json.loads(render(name))
+    assert capsys.readouterr().out == "".join(f"sent: {grafana.url}/d/{uid}/board\n" for uid in UIDS.values())
+    assert grafana.sources == []
+
+
+def test_makes_the_data_source_once(grafana: GrafanaLike, capsys: pytest.CaptureFixture[str]) -> None:
+    for told in ("made", "there already"):
+        assert main(["push", "--url", grafana.url, "--prometheus", PROMETHEUS]) == 0
+        assert capsys.readouterr().out.startswith(f"data source: {told}\n")
+    assert [(own["name"], own["url"]) for own in grafana.sources] == [("Chatterbox", PROMETHEUS)]
+    assert "is there and reads" in failure(capsys, "--url", grafana.url, "--prometheus", "http://other:9090")
 
 
 def test_again_replaces_it(grafana: GrafanaLike) -> None:
     for _ in range(2):
         assert main(["push", "--url", grafana.url + "/"]) == 0
     assert len(grafana.folders) == 1
-    assert (len(grafana.dashboards), grafana.dashboards[UID]["version"]) == (1, 2)
+    assert {own["version"] for own in grafana.dashboards.values()} == {2}
+    assert grafana.dashboards.keys() == set(UIDS.values())
 
 
 def test_uses_the_folder_that_is_there(grafana: GrafanaLike) -> None:
     grafana.folders = [{"uid": "a", "title": "Other"}, {"uid": "b", "title": "Voice"}]
     assert main(["push", "--url", grafana.url, "--folder", "Voice"]) == 0
     assert len(grafana.folders) == 2
-    assert grafana.dashboards[UID]["folderUid"] == "b"
+    assert {own["folderUid"] for own in grafana.dashboards.values()} == {"b"}
 
 
 def test_dry_run_sends_nothing(
     grafana: GrafanaLike, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GRAFANA_TOKEN")
-    assert main(["push", "--url", grafana.url, "--dry-run"]) == 0
+    assert main(["push", "--url", grafana.url, "--prometheus", PROMETHEUS, "--dry-run"]) == 0
     assert grafana.requests == []
     shown = json.loads(capsys.readouterr().out)
-    assert shown["dashboard"] == json.loads(render())
-    assert shown["overwrite"] is True
+    assert [own["dashboard"] for own in shown["dashboards"]] == [json.loads(render(name)) for name in BOARDS]
+    assert all(own["overwrite"] for own in shown["dashboards"])
+    assert shown["sources"][0]["url"] == PROMETHEUS
 
 
 def test_a_wrong_token(

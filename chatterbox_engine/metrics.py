@@ -1,0 +1,141 @@
+"""Every metric: the specification that exporters, dashboards and alerts are made from, and what an engine says."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from chatterbox_engine.s3gen.engine import S3GenEngine
+from chatterbox_engine.t3.engine import T3Engine
+from chatterbox_engine.types import SAMPLE_RATE, TOKEN_RATE
+
+PREFIX = "chatterbox_"
+FIRST_AUDIO_BUCKETS = (
+    0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0,
+)  # fmt: skip
+OUTCOMES = ("ok", "refused", "overloaded", "failed", "cancelled")
+"""How requests end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric, named as prometheus-client exports it, without the prefix; Ray's exporter puts `ray_` before it."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    """As Grafana names it: s, bytes, short."""
+    help: str
+    labels: tuple[str, ...] = ()
+    raw: bool = False
+    """No panel shows it: it is there to be asked for."""
+
+    @property
+    def sample(self) -> str:
+        """The name of its samples where prometheus-client exports it."""
+        return f"{PREFIX}{self.name}" + ("_total" if self.kind == "counter" else "")
+
+    @property
+    def exported(self) -> str:
+        """The name of its samples where Ray exports it."""
+        return f"ray_{self.sample}"
+
+
+def _stage(stage: str, title: str) -> tuple[Metric, ...]:
+    return (
+        Metric(f"{stage}_busy_seconds", "counter", "s", f"Seconds {title} spent working."),
+        Metric(f"{stage}_steps", "counter", "short", f"Steps of {title} that did work."),
+        Metric(f"{stage}_audio_seconds", "counter", "s", f"Seconds of audio {title} made."),
+        Metric(f"{stage}_streams", "gauge", "short", f"Streams that {title} works on."),
+        Metric(f"{stage}_places", "gauge", "short", f"Streams that {title} has places for."),
+        Metric(f"{stage}_batch_size", "gauge", "short", f"Streams in {title}'s last step."),
+    )
+
+
+SPECIFICATION = (
+    *_stage("t3", "T3"),
+    Metric("t3_tokens", "counter", "short", "Speech tokens that T3 sampled.", raw=True),
+    Metric("t3_queue_depth", "gauge", "short", "Requests that wait for a place in T3."),
+    Metric("t3_admitted", "counter", "short", "Requests that got a place in T3."),
+    Metric("t3_queue_seconds", "counter", "s", "Seconds that they waited for it."),
+    Metric("t3_kv_bytes", "gauge", "bytes", "Keys and values of T3's live streams."),
+    Metric("t3_reopened", "counter", "short", "Streams that went on after their T3 replica broke off."),
+    *_stage("s3gen", "S3Gen"),
+    Metric("s3gen_begun", "counter", "short", "Streams whose first sound S3Gen made."),
+    Metric("s3gen_first_tokens_seconds", "counter", "s", "Seconds that those waited in S3Gen for T3's first tokens."),
+    Metric("s3gen_first_sound_seconds", "counter", "s", "Seconds from then to their first sound."),
+    Metric("s3gen_watermark_seconds", "counter", "s", "Seconds of S3Gen's busy time that the watermark took."),
+    Metric("s3gen_stalls", "counter", "short", "Times that a listener's playback ran dry."),
+    Metric("s3gen_stalled_seconds", "counter", "s", "Seconds of silence that listeners heard within utterances."),
+    Metric("voices_cached", "gauge", "short", "Voices that a stage's replica has at hand.", ("stage",)),
+    Metric("cold_starts", "counter", "short", "Replicas that started.", ("stage",)),
+    Metric("cold_start_seconds", "gauge", "s", "From a replica's start until it was warm.", ("stage",)),
+    Metric("streams_live", "gauge", "short", "Requests in flight."),
+    Metric("requests", "counter", "short", "Speech requests by how they ended.", ("outcome",)),
+    Metric("errors", "counter", "short", "Errors that ended speech requests, by kind.", ("kind",)),
+    Metric("first_audio_seconds", "histogram", "s", "From a request's arrival to its first audio."),
+    Metric("jobs_queued", "gauge", "short", "Jobs that are worked on, or wait for it."),
+    Metric("job_pieces", "counter", "short", "Pieces of jobs that were spoken."),
+    Metric("vram_allocated_bytes", "gauge", "bytes", "Device memory in tensors.", ("stage",)),
+    Metric("vram_reserved_bytes", "gauge", "bytes", "Device memory held by the allocator.", ("stage",)),
+    Metric("vram_peak_bytes", "gauge", "bytes", "Most device memory in tensors since the start.", ("stage",)),
+    Metric("vram_free_bytes", "gauge", "bytes", "Device memory that nobody holds.", ("stage",)),
+    Metric("gpu_busy", "gauge", "percentunit", "Share of the time in which the device computed.", ("stage",)),
+    Metric("build_info", "gauge", "short", "1, with what runs as labels.", ("version", "model", "profile"), raw=True),
+)
+BY_NAME = {metric.name: metric for metric in SPECIFICATION}
+Readings = dict[str, float]
+"""By the metrics' names."""
+
+
+def t3_readings(engine: T3Engine) -> Readings:
+    """What T3's engine says of itself now; any thread may ask."""
+    return {
+        **_engine_readings("t3", engine),
+        "t3_audio_seconds": engine.tokens / TOKEN_RATE,
+        "t3_tokens": engine.tokens,
+        "t3_queue_depth": engine.waiting,
+        "t3_admitted": engine.admitted,
+        "t3_queue_seconds": engine.queue_seconds,
+        "t3_kv_bytes": engine.live_bytes,
+    }
+
+
+def s3gen_readings(engine: S3GenEngine) -> Readings:
+    """What S3Gen's engine says of itself now; any thread may ask."""
+    return {
+        **_engine_readings("s3gen", engine),
+        "s3gen_audio_seconds": engine.samples / SAMPLE_RATE,
+        "s3gen_begun": engine.begun,
+        "s3gen_first_tokens_seconds": engine.first_tokens_seconds,
+        "s3gen_first_sound_seconds": engine.first_sound_seconds,
+        "s3gen_watermark_seconds": engine.watermark_seconds,
+        "s3gen_stalls": engine.stalls,
+        "s3gen_stalled_seconds": engine.stalled_seconds,
+    }
+
+
+def device_readings(device: torch.device) -> Readings:
+    """Of a GPU; nothing of a CPU, whose memory is the process's. `gpu_busy` needs NVIDIA's management library."""
+    if device.type != "cuda":
+        return {}
+    told = {
+        "vram_allocated_bytes": torch.cuda.memory_allocated(device),
+        "vram_reserved_bytes": torch.cuda.memory_reserved(device),
+        "vram_peak_bytes": torch.cuda.max_memory_allocated(device),
+        "vram_free_bytes": torch.cuda.mem_get_info(device)[0],
+    }
+    try:
+        return {**told, "gpu_busy": torch.cuda.utilization(device) / 100}
+    except Exception:  # torch passes on whatever the library raises
+        return {**told}
+
+
+def _engine_readings(stage: str, engine: T3Engine | S3GenEngine) -> Readings:
+    return {
+        f"{stage}_busy_seconds": engine.busy_seconds,
+        f"{stage}_steps": engine.steps,
+        f"{stage}_streams": engine.running,
+        f"{stage}_places": engine.places,
+        f"{stage}_batch_size": engine.batch if engine.running else 0,
+    }
