@@ -9,6 +9,7 @@ from chatterbox_engine.errors import Overloaded
 from chatterbox_engine.types import SAMPLE_RATE
 from deployments.caller import ANYBODY, Caller
 from deployments.metrics import IngressMetrics
+from deployments.tracing import Span, Tracer
 
 logger = logging.getLogger("ray.serve")
 
@@ -18,14 +19,16 @@ _RETRY_AFTER_S = 2.0
 class Gate:
     """Lets in as many streams as there are places, and counts how they end."""
 
-    def __init__(self, places: int, metrics: IngressMetrics) -> None:
+    def __init__(self, places: int, metrics: IngressMetrics, tracer: Tracer) -> None:
         self._places = places
+        self._tracer = tracer
         self._metrics = metrics
         self.live = 0
         self._of: Counter[str | None] = Counter()
 
-    def enter(self, caller: Caller = ANYBODY) -> "Ticket":
-        """Take a place. Raises Overloaded where none is free, or where the caller has all that are its due."""
+    def enter(self, caller: Caller = ANYBODY, parent: str | None = None) -> "Ticket":
+        """Take a place; `parent`: the traceparent of what asks. Raises Overloaded where none is free, or where the
+        caller has all that are its due."""
         full = self.live >= self._places
         if full or (caller.streams is not None and self._of[caller.name] >= caller.streams):
             theirs = f"The key {caller.name!r} may have {caller.streams} streams at a time."
@@ -35,7 +38,7 @@ class Gate:
         self.live += 1
         self._of[caller.name] += 1
         self._metrics.live(self.live)
-        return Ticket(self, caller)
+        return Ticket(self, caller, self._tracer.begin("speech", parent))
 
     def leave(self, outcome: str, caller: Caller, error: BaseException | None) -> None:
         self.live -= 1
@@ -53,8 +56,9 @@ class Ticket:
     nobody holds the ticket any more.
     """
 
-    def __init__(self, gate: Gate, caller: Caller) -> None:
+    def __init__(self, gate: Gate, caller: Caller, span: Span) -> None:
         self._gate: Gate | None = gate
+        self._span = span
         self._caller = caller
         self._begin = time.monotonic()
         self._first_s: float | None = None
@@ -62,10 +66,16 @@ class Ticket:
         self.about: dict[str, Any] = {}
         """What else the log is to say of it."""
 
+    @property
+    def traceparent(self) -> str | None:
+        """For the stages' spans."""
+        return self._span.traceparent
+
     def heard(self, samples: int) -> None:
         """So many samples more were sent."""
         if self._first_s is None and samples:
             self._first_s = time.monotonic() - self._begin
+            self._span.event("first audio")
         self._samples += samples
 
     def end(self, outcome: str, error: BaseException | None = None) -> None:
@@ -83,6 +93,7 @@ class Ticket:
             "speech %s: %s, %.2f s in all", outcome, told, took_s,
             extra={**fields, "took_s": round(took_s, 3), **self.about},
         )  # fmt: skip
+        self._span.end(**fields, **self.about, error=None if error is None else type(error).__name__)
 
     def __del__(self) -> None:
         self.end("cancelled")

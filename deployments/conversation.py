@@ -175,7 +175,9 @@ class Conversation:
                 raise InvalidRequest(f"{name} has no place here.", name)
         body = SpeechBody.model_validate({**given, "input": ""})
         request = replace(await self._prepare(body), speed=body.speed)
-        self._now = now = _Utterance(request, message.response_format, self._enter(), body.word_timings)
+        ticket = self._enter()
+        request = replace(request, traceparent=ticket.traceparent)
+        self._now = now = _Utterance(request, message.response_format, ticket, body.word_timings)
         await self._say("started", seed=request.sampling.seed, sample_rate=SAMPLE_RATE, format=message.response_format)
         now.speaking = asyncio.create_task(self._utter(now))
 

@@ -35,6 +35,7 @@ from deployments.metrics import IngressMetrics, build_info
 from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings
+from deployments.tracing import Tracer
 from deployments.watchdog import watch
 
 logger = logging.getLogger("ray.serve")
@@ -101,7 +102,7 @@ class Ingress:
         self._handles = [handle for handle in (t3, s3gen) if handle is not None]
         self._metrics = IngressMetrics()
         places = settings.engine_config().s3gen.max_streams * settings.s3gen_replicas
-        self._gate = Gate(places, self._metrics)
+        self._gate = Gate(places, self._metrics, Tracer("ingress", settings.traces))
         self._identities: dict[str, Identity] = {}
         self._known: list[DeploymentHandle] = []
         """Those that have said what they run."""
@@ -124,8 +125,9 @@ class Ingress:
             raise InvalidRequest("Events are a stream: leave stream_format, or do not set stream to false.", "stream")
         caller: Caller = request.state.caller
         asked = replace(await self._prepare(caller, body), text=text, speed=body.speed, paced=body.stream)
-        ticket = self._gate.enter(caller)
+        ticket = self._gate.enter(caller, request.headers.get("traceparent"))
         ticket.about = self._about(asked)
+        asked = replace(asked, traceparent=ticket.traceparent)
         chunks = Stream(self._s3gen, "speak", asked)
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
@@ -150,7 +152,8 @@ class Ingress:
         speak = partial(Stream, self._s3gen, "speak")
         limit = self._settings.max_characters
         caller: Caller = socket.state.caller
-        prepare, enter = partial(self._prepare, caller), partial(self._gate.enter, caller)
+        prepare = partial(self._prepare, caller)
+        enter = partial(self._gate.enter, caller, socket.headers.get("traceparent"))
         await Conversation(socket, prepare, enter, speak, limit, self._about, self._metrics.first_audio).run()
 
     async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:

@@ -20,12 +20,13 @@ from chatterbox_engine.metrics import Readings, device_readings, s3gen_readings
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.text import split
-from chatterbox_engine.types import AudioChunk, SpeechRequest, TokenChunk
+from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest, TokenChunk
 from deployments.faults import Stream, streams
 from deployments.identity import Identity, Runtime
 from deployments.metrics import Reopenings, StageMetrics
 from deployments.settings import ServiceSettings
 from deployments.talker import Talker
+from deployments.tracing import Tracer
 from deployments.voice_cache import VoiceCache
 from deployments.watchdog import watch
 
@@ -59,6 +60,7 @@ class S3Gen:
         if self._voices.builtin is not None:
             self._stage.warm_up(self._voices.builtin)
         self._reopenings = Reopenings()
+        self._tracer = Tracer("s3gen", settings.traces)
         metrics = StageMetrics("s3gen", self._readings, time.monotonic() - begin)
         self._reporting = asyncio.ensure_future(metrics.run())
         watch(self.check_health)
@@ -70,7 +72,8 @@ class S3Gen:
         Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead, or what ended T3's stream.
         """
         stream = self._stage.open(await self._voices.get(request.voice), paced=request.paced, speed=request.speed)
-        feeding = asyncio.create_task(self._feed(stream, request))
+        span = self._tracer.begin("s3gen.speak", request.traceparent)
+        feeding = asyncio.create_task(self._feed(stream, replace(request, traceparent=span.traceparent)))
         try:
             final = False
             while not final:
@@ -81,6 +84,9 @@ class S3Gen:
             feeding.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await feeding
+            span.end(
+                audio_s=stream.samples / SAMPLE_RATE, first_tokens_s=stream.fed - stream.opened, stalls=stream.stalls
+            )
 
     async def _feed(self, stream: SpeechStream, request: SpeechRequest) -> None:
         """Have T3 speak the pieces of the text, one after the other, and hand their tokens to S3Gen."""

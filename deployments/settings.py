@@ -54,6 +54,9 @@ class ServiceSettings(BaseModel):
     max_job_characters: int = Field(1_000_000, ge=1)
     log_texts: bool = False
     """Texts stand in the log lines of their requests. They are what people said: mind who reads the log."""
+    traces: str | None = Field(None, pattern="^(https?|file)://")
+    """Where OpenTelemetry's spans of each request go: a collector that takes OTLP over HTTP
+    (http://127.0.0.1:4318/v1/traces), or a file of JSON lines (file:///tmp/spans.jsonl). None: there are none."""
     client_stall_s: float = Field(30.0, gt=0)
     """A client that takes no audio for so long is cut off, where the transport tells (docs/operations.md)."""
 

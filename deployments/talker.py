@@ -14,6 +14,7 @@ from chatterbox_engine.types import SpeechRequest, TokenChunk
 from deployments.identity import Identity, Runtime
 from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
+from deployments.tracing import Tracer
 from deployments.voice_cache import VoiceCache
 
 
@@ -36,6 +37,7 @@ class Talker:
         if voices.builtin is not None:
             self._stage.warm_up(voices.builtin)
         self._device = device
+        self._tracer = Tracer("t3", settings.traces)
         metrics = StageMetrics("t3", self._readings, time.monotonic() - begin)
         self._reporting = asyncio.ensure_future(metrics.run())
 
@@ -49,14 +51,20 @@ class Talker:
         """
         voice = await self._voices.get(request.voice)
         stream = self._stage.speak(request.text, voice, request.sampling, request.language, spoken, slack_s)
+        span = self._tracer.begin("t3.speak", request.traceparent, spoken_before=len(spoken))
+        made = 0
         try:
             for size in chain(sizes, repeat(sizes[-1])):
                 tokens, final = await stream.aread(size)
+                if not made:
+                    span.event("first tokens")
+                made += len(tokens)
                 yield TokenChunk(tuple(tokens), final, stream.begun(len(tokens)))
                 if final:
                     return
         finally:
             stream.close()
+            span.end(tokens=made)
 
     def live(self) -> dict[str, int]:
         """Requests at work and waiting."""

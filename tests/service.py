@@ -22,6 +22,8 @@ class Service:
 
     url: str
     voices_folder: Path
+    spans: Path
+    """Where its traces go."""
 
     def live(self) -> dict[str, Any]:
         """Streams at each stage, and tasks of the stages' event loops."""
@@ -65,6 +67,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     from deployments.settings import ServiceSettings
 
     folder = tmp_path_factory.mktemp("voices")
+    spans = tmp_path_factory.mktemp("traces") / "spans.jsonl"
     port = free_port()
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -73,10 +76,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         device="cpu",
         voices_folder=folder,
         jobs_folder=tmp_path_factory.mktemp("jobs"),
+        traces=f"file://{spans}",
         # By places and schedule alone, so that what tests see does not hang on how busy the machine is.
         switches={"s3gen": {"max_streams": PLACES, "admission": "places", "hurry_s": None}},
     )
     serve.run(build(settings), name="chatterbox", route_prefix="/", logging_config={"log_level": "WARNING"})
-    yield Service(f"http://127.0.0.1:{port}", folder)
+    yield Service(f"http://127.0.0.1:{port}", folder, spans)
     serve.shutdown()
     ray.shutdown()

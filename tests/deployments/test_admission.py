@@ -11,11 +11,12 @@ from deployments import admission
 from deployments.admission import Gate, Ticket
 from deployments.caller import Caller
 from deployments.metrics import IngressMetrics
+from deployments.tracing import Tracer
 
 
 @given(st.lists(st.sampled_from(["enter", "end", "end twice", "forget"]), max_size=40))
 def test_places_and_tickets_agree(actions: list[str]) -> None:
-    gate = Gate(3, IngressMetrics())
+    gate = Gate(3, IngressMetrics(), Tracer("ingress", None))
     held: list[Ticket] = []
     for action in actions:
         if action == "enter":
@@ -39,7 +40,7 @@ def test_a_line_in_the_log_has_the_figures_as_fields(
 ) -> None:
     monkeypatch.setattr(admission, "logger", logging.getLogger("heard"))  # Ray's own does not propagate
     caplog.set_level(logging.INFO, "heard")
-    ticket = Gate(1, IngressMetrics()).enter(Caller("anna"))
+    ticket = Gate(1, IngressMetrics(), Tracer("ingress", None)).enter(Caller("anna"))
     ticket.about = {"characters": 12}
     for samples in (0, 24_000, 12_000):
         ticket.heard(samples)

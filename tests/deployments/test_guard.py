@@ -19,6 +19,7 @@ from deployments.caller import ANYBODY, Caller
 from deployments.guard import Door, Guard, key_protocol
 from deployments.metrics import IngressMetrics
 from deployments.settings import ServiceSettings
+from deployments.tracing import Tracer
 
 
 async def who(request: Request) -> JSONResponse:
@@ -184,7 +185,7 @@ def test_a_missing_file_of_keys_stops_the_service_from_starting(tmp_path: Path) 
 def test_a_key_has_so_many_streams_at_a_time() -> None:
     from chatterbox_engine.errors import Overloaded
 
-    gate = Gate(3, IngressMetrics())
+    gate = Gate(3, IngressMetrics(), Tracer("ingress", None))
     anna = Caller("anna", 1)
     first = gate.enter(anna)
     with pytest.raises(Overloaded, match="anna"):
