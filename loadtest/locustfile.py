@@ -2,7 +2,11 @@
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 -u 20 -r 2 -t 2m --headless
 
-So a user is one live playback. Entries of type `listener` in Locust's statistics, one each for an utterance:
+So a user is one live playback. Some may be told to behave otherwise, by their shares of the requests: hang up midway,
+take the audio at half the speed at which it plays, speak over WebSocket, or bring a voice of their own and take it away
+again. `loadtest/shapes.py` beside it has loads that change; `python -m loadtest` runs both and writes a report.
+
+Entries of type `listener` in Locust's statistics, one each for an utterance:
 
     first audio              from sending the request to the first byte of sound
     whole utterance          to the last byte; a broken stream or a refusal other than 429 is a failure of this entry
@@ -12,35 +16,67 @@ So a user is one live playback. Entries of type `listener` in Locust's statistic
 and where they happen:
 
     each stall               how long one stall lasted; its count is the number of stalls
-    hung up                  when a user that meant to (--hang-up-share) closed the connection midway
+    hung up                  when a user that meant to closed the connection midway
     429                      a refusal for want of places; the user comes back after the time the service names
+    slow reader, websocket   utterances of those; `slow reader` has none of the figures above
+    new voice                adding a voice and deleting it
 """
 
+import json
 import random
 import time
 from contextlib import closing
-from typing import Any
+from typing import Any, TextIO
 
+import gevent
 import requests
 from locust import HttpUser, events, task
 from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
-from loadtest.playback import Playback
-from loadtest.texts import TEXTS
+from loadtest.playback import PCM_BYTES_PER_SECOND, Playback
+from loadtest.sounds import clip
+from loadtest.talk import talk
+from loadtest.texts import BY_LENGTH
 
 _SILENCE_S = 60.0
 """A service that sends nothing for so long has lost the stream."""
 _PAUSE_S = 1.0
 """Before the next try after a failure that names no time."""
+_SHARES = ("hang-up", "slow", "websocket", "voice")
 
 
 @events.init_command_line_parser.add_listener
 def _options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--voice", default="default", help="voice that listeners ask for")
     parser.add_argument("--key", help="API key, where the service asks for one", is_secret=True)
-    parser.add_argument("--hang-up-share", type=float, default=0.0, help="share of requests that are left midway")
+    parser.add_argument("--texts", default="mixed", choices=list(BY_LENGTH), help="how long what they ask for is")
+    for share in _SHARES:
+        parser.add_argument(f"--{share}-share", type=float, default=0.0, help=f"share of requests: {share}")
     parser.add_argument("--hang-up-after", type=float, default=1.0, help="seconds of audio after which they are left")
+    parser.add_argument("--arrivals", type=float, default=0.0, metavar="A_SECOND", help="open load: each user lets so "
+                        "many listeners in a second (Poisson), however many there are")  # fmt: skip
+    parser.add_argument("--events", help="file of one JSON line an utterance, for the report")
+
+
+class _Events:
+    """Where each utterance leaves a line."""
+
+    file: TextIO | None = None
+
+    @classmethod
+    def tell(cls, environment: Environment, kind: str, outcome: str, playback: Playback, **more: Any) -> None:
+        path = environment.parsed_options.events if environment.parsed_options else None
+        if path is None:
+            return
+        cls.file = cls.file or open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (it is kept)
+        users = environment.runner.user_count if environment.runner else 0
+        told = {"at": time.time(), "kind": kind, "outcome": outcome, "users": users, "audio_s": playback.seconds}
+        first = None if playback.first_at is None else playback.first_at - playback.begin
+        times = {"first_s": first, "took_s": playback.last_at - playback.begin}
+        stalls = {"stalls": playback.stalls, "stalled_s": playback.stall_seconds}
+        cls.file.write(json.dumps({**told, **times, **stalls, **more}) + "\n")
 
 
 @events.quitting.add_listener
@@ -56,16 +92,74 @@ class Listener(HttpUser):
     """
 
     @task
-    def listen(self) -> None:
-        """One utterance, and the time until the next."""
+    def come(self) -> None:
+        """One utterance and the time until the next; or, with --arrivals, one more listener after another."""
+        rate = self.environment.parsed_options.arrivals
+        if not rate:
+            self._once()
+            return
+        gevent.spawn(self._once)
+        time.sleep(random.expovariate(rate))
+
+    def _once(self) -> None:
         options = self.environment.parsed_options
-        body = {"input": random.choice(TEXTS), "voice": options.voice, "response_format": "pcm"}
-        headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
-        playback = Playback(time.perf_counter())
+        draw = random.random()
+        for share in _SHARES:
+            draw -= getattr(options, f"{share.replace('-', '_')}_share")
+            if draw < 0:
+                return getattr(self, f"_{share.replace('-', '_')}")()
+        return self._listen()
+
+    def _hang_up(self) -> None:
+        self._listen(patience=self.environment.parsed_options.hang_up_after)
+
+    def _slow(self) -> None:
+        self._listen(slow=True)
+
+    def _websocket(self) -> None:
+        """An utterance over WebSocket, its text word by word."""
+        options = self.environment.parsed_options
+        playback, error = Playback(time.perf_counter()), None
+        try:
+            assert self.host is not None
+            talk(self.host, self._text(), playback, options.key)
+        except Exception as broke:
+            error = broke
+        self._fire("websocket", time.perf_counter() - playback.begin, error)
+        _Events.tell(self.environment, "websocket", "failed" if error else "whole", playback)
+        time.sleep(_PAUSE_S if error else max(0.0, playback.ends_at - time.perf_counter()))
+
+    def _voice(self) -> None:
+        """A new voice, and away with it."""
+        begin, headers, entry = time.perf_counter(), self._headers(), "new voice"
+        files = {"file": ("hum.wav", clip(pitch=random.uniform(100, 300)))}
+        name = {"name": f"Load {random.getrandbits(48):x}"}
+        with self.client.post(
+            "/v1/voices", files=files, data=name, headers=headers, name=entry, catch_response=True
+        ) as added:
+            if done := added.status_code == 201:
+                path = f"/v1/voices/{added.json()['id']}"
+                done = self.client.delete(path, headers=headers, name=entry).status_code == 200
+        outcome = "whole" if done else "failed"
+        _Events.tell(self.environment, "voice", outcome, Playback(begin), took_s=time.perf_counter() - begin)
+        time.sleep(_PAUSE_S)
+
+    def _headers(self) -> dict[str, str]:
+        key = self.environment.parsed_options.key
+        return {"authorization": f"Bearer {key}"} if key else {}
+
+    def _text(self) -> str:
+        return random.choice(BY_LENGTH[self.environment.parsed_options.texts])
+
+    def _listen(self, patience: float = float("inf"), *, slow: bool = False) -> None:
+        """One utterance. `patience`: seconds of audio after which the listener hangs up."""
+        body = {"input": self._text(), "voice": self.environment.parsed_options.voice, "response_format": "pcm"}
+        kind = "slow reader" if slow else "listener"
+        playback, outcome = Playback(time.perf_counter()), "whole"
         with self.client.post(
             "/v1/audio/speech",
             json=body,
-            headers=headers,
+            headers=self._headers(),
             name="whole utterance",
             timeout=_SILENCE_S,
             stream=True,
@@ -75,31 +169,37 @@ class Listener(HttpUser):
             meta["request_type"] = "listener"
             pause = _retry_after(response)
             if response.status_code == 429:
-                meta["name"] = "429"
+                meta["name"] = outcome = "429"
                 response.success()
                 response.close()
             elif response.status_code != 200:
+                outcome = "failed"
                 response.failure(response.error or f"{response.status_code}: {response.text[:200]}")
             else:
                 try:
-                    patience = options.hang_up_after if random.random() < options.hang_up_share else float("inf")
-                    whole = self._play(response, playback, patience)
+                    whole = self._play(response, playback, patience, slow)
                 except (requests.RequestException, BrokenAudio) as error:
+                    outcome = "failed"
                     response.failure(error)
                 else:
-                    meta["name"] = "whole utterance" if whole else "hung up"
+                    outcome = "whole" if whole else "hung up"
+                    meta["name"] = kind if slow else "whole utterance" if whole else "hung up"
                     response.success()
                     pause = playback.ends_at - time.perf_counter() if whole else 0.0
                 meta["response_time"] = 1000 * (time.perf_counter() - playback.begin)
                 meta["response_length"] = playback.bytes
+        _Events.tell(self.environment, kind, outcome, playback)
         time.sleep(max(0.0, pause))
 
-    def _play(self, response: requests.Response, playback: Playback, patience: float) -> bool:
+    def _play(self, response: requests.Response, playback: Playback, patience: float, slow: bool) -> bool:
         """Receive the audio as a player does; false where the listener hung up after `patience` seconds of it."""
         with closing(response):  # and its connection, where the body has not been read to its end
             for data in response.iter_content(chunk_size=None):  # each piece as it arrives
                 first, stalled = playback.bytes == 0, playback.stall_seconds
                 playback.received(len(data), time.perf_counter())
+                if slow:
+                    time.sleep(2 * len(data) / PCM_BYTES_PER_SECOND)
+                    continue
                 if first:
                     self._fire("first audio", playback.last_at - playback.begin)
                 if playback.stall_seconds > stalled:
@@ -110,14 +210,15 @@ class Listener(HttpUser):
             raise BrokenAudio("The stream ended without audio.")
         if playback.bytes % 2:
             raise BrokenAudio("The stream ended within a sample.")
-        self._fire("stall", playback.stall_seconds)
-        self._fire("real-time factor x 1000", playback.real_time_factor)
+        if not slow:
+            self._fire("stall", playback.stall_seconds)
+            self._fire("real-time factor x 1000", playback.real_time_factor)
         return True
 
-    def _fire(self, name: str, seconds: float) -> None:
+    def _fire(self, name: str, seconds: float, error: Exception | None = None) -> None:
         """An entry in Locust's statistics, which count in milliseconds."""
         self.environment.events.request.fire(
-            request_type="listener", name=name, response_time=1000 * seconds, response_length=0, exception=None,
+            request_type="listener", name=name, response_time=1000 * seconds, response_length=0, exception=error,
             context={},
         )  # fmt: skip
 

@@ -27,3 +27,4 @@ LONG = (
     "it rest once more, and bake it in the hottest oven you have until the crust sounds hollow.",
 )
 TEXTS = SHORT + MEDIUM + LONG
+BY_LENGTH = {"tiny": TINY, "short": SHORT, "medium": MEDIUM, "long": LONG, "mixed": TEXTS}

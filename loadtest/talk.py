@@ -1,0 +1,35 @@
+"""One utterance over WebSocket, as a voice agent has it spoken."""
+
+import json
+import time
+
+from websockets.sync.client import connect
+
+from loadtest.playback import Playback
+
+_SILENCE_S = 60.0
+
+
+class Refused(Exception):
+    """The service's own words."""
+
+
+def talk(host: str, text: str, playback: Playback, key: str | None = None) -> None:
+    """Send a text word by word, and receive its audio. Raises Refused, TimeoutError, websockets' own errors."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    url = f"{host.rstrip('/').replace('http', 'ws', 1)}/v1/audio/speech/ws"
+    with connect(url, additional_headers=headers, max_size=None) as socket:
+        socket.send(json.dumps({"type": "start"}))
+        for word in text.split():
+            socket.send(json.dumps({"type": "text", "text": f"{word} "}))
+        socket.send(json.dumps({"type": "end"}))
+        while True:
+            message = socket.recv(timeout=_SILENCE_S)
+            if isinstance(message, bytes):
+                playback.received(len(message), time.perf_counter())
+                continue
+            told = json.loads(message)
+            if told["type"] == "error":
+                raise Refused(told["error"]["message"])
+            if told["type"] == "done":
+                return
