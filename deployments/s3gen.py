@@ -26,7 +26,7 @@ from deployments.settings import ServiceSettings
 from deployments.talker import Talker
 from deployments.voice_cache import VoiceCache
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 _LIVES = 4
 """Replicas of T3 that a piece of text may take with it: what kills one may kill the next."""
