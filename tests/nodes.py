@@ -93,7 +93,7 @@ class Nodes:
         assert self._process.stdin is not None
         with self._stack:
             self._process.stdin.close()
-            self._process.wait(60)
+            self._process.wait(180)
 
 
 def main() -> None:
