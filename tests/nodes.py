@@ -56,7 +56,7 @@ class Nodes:
         self._stack = contextlib.ExitStack()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.nodes", str(port), str(folder)],
-            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own,
+            env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stack.enter_context((folder / "stderr.log").open("wb")),
