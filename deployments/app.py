@@ -1,7 +1,7 @@
 """build(settings) -> Application: the only place that binds deployments and decides where they run."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import ray
@@ -12,7 +12,7 @@ from deployments.identity import Runtime
 from deployments.ingress import Ingress
 from deployments.jobs import Jobs
 from deployments.s3gen import S3Gen
-from deployments.settings import ServiceSettings
+from deployments.settings import Role, ServiceSettings
 from deployments.t3 import T3
 from deployments.voices import Voices
 
@@ -27,13 +27,21 @@ def build(settings: ServiceSettings) -> Application:
     resources = ray.cluster_resources() if ray.is_initialized() else {}
     cores = int(resources.get("CPU", torch.get_num_threads()))
     where = place(settings, cores, int(resources.get("GPU", torch.cuda.device_count())))
-    voices = _sized(Voices, 1, where.voices).bind(settings, where.runtime)
+
+    def sized(deployment: Any, role: Role, replicas: int, shared: dict[str, float]) -> tuple[Deployment, Runtime]:
+        options, runtime = taken(settings, role, shared, where.runtime)
+        return cast(Deployment, deployment.options(num_replicas=replicas, ray_actor_options=options)), runtime
+
+    deployment, runtime = sized(Voices, "voices", 1, where.voices)
+    voices = deployment.bind(settings, runtime)
     t3 = None
     if settings.layout == "split":
-        t3 = _sized(T3, settings.t3_replicas, where.stage).bind(settings, where.runtime, voices)
-    s3gen = _sized(S3Gen, settings.s3gen_replicas, where.stage).bind(settings, where.runtime, voices, t3)
-    jobs = _sized(Jobs, 1, {"num_cpus": 0}).bind(settings, s3gen)
-    return _sized(Ingress, 1, {"num_cpus": 0}).bind(settings, voices, s3gen, t3, jobs)
+        deployment, runtime = sized(T3, "t3", settings.t3_replicas, where.stage)
+        t3 = deployment.bind(settings, runtime, voices)
+    deployment, runtime = sized(S3Gen, "s3gen", settings.s3gen_replicas, where.stage)
+    s3gen = deployment.bind(settings, runtime, voices, t3)
+    jobs = sized(Jobs, "jobs", 1, {"num_cpus": 0})[0].bind(settings, s3gen)
+    return sized(Ingress, "ingress", 1, {"num_cpus": 0})[0].bind(settings, voices, s3gen, t3, jobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +51,6 @@ class Place:
     stage: dict[str, float]
     voices: dict[str, float]
     runtime: Runtime
-
-
-def _sized(deployment: Any, replicas: int, resources: dict[str, float]) -> Deployment:
-    return cast(Deployment, deployment.options(num_replicas=replicas, ray_actor_options=resources))
 
 
 def place(settings: ServiceSettings, cores: int, gpus: int) -> Place:
@@ -63,3 +67,22 @@ def place(settings: ServiceSettings, cores: int, gpus: int) -> Place:
     fraction = round(1 / math.ceil(replicas / max(1, gpus)), 4)
     runtime = Runtime("cuda", 2, why, memory_fraction=fraction)
     return Place({"num_cpus": 1, "num_gpus": fraction}, {"num_cpus": 0.1}, runtime)
+
+
+def taken(
+    settings: ServiceSettings, role: Role, shared: dict[str, float], runtime: Runtime
+) -> tuple[dict[str, Any], Runtime]:
+    """What a deployment's replicas take of their node, as Ray's options, and how they compute: what the settings name,
+    and else what was shared out."""
+    named = dict(settings.resources.get(role, {}))
+    options: dict[str, Any] = dict(shared)
+    if cpus := named.pop("CPU", None):
+        engines = 2 if settings.layout == "colocated" and role == "s3gen" else 1
+        options["num_cpus"] = cpus
+        runtime = replace(runtime, threads=max(1, int(cpus) // engines))
+    if gpus := named.pop("GPU", None):
+        options["num_gpus"] = gpus
+        runtime = replace(runtime, memory_fraction=min(1.0, gpus))
+    if named:
+        options["resources"] = named
+    return options, runtime

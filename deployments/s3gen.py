@@ -30,7 +30,7 @@ from deployments.tracing import Tracer
 from deployments.voice_cache import VoiceCache
 from deployments.watchdog import watch
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 _LIVES = 4
 """Replicas of T3 that a piece of text may take with it: what kills one may kill the next."""

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from chatterbox_engine.config import EngineConfig
+
+Role = Literal["ingress", "voices", "jobs", "t3", "s3gen"]
+Amount = Annotated[float, Field(gt=0)]
 
 
 class ServiceSettings(BaseModel):
@@ -25,6 +28,10 @@ class ServiceSettings(BaseModel):
     """split: T3 and S3Gen in replicas of their own. colocated: both in each of `s3gen_replicas`."""
     t3_replicas: int = Field(1, ge=1)
     s3gen_replicas: int = Field(1, ge=1)
+    resources: dict[Role, dict[str, Amount]] = Field(default_factory=dict)
+    """What one replica takes of its node, by deployment: CPU, GPU, and names that the operator gave to some nodes only
+    (`ray start --resources`), which bind it to those. What is not named is shared out over the nodes that are there at
+    the start; so name CPU and GPU where nodes come later than the configuration, as on Kubernetes."""
     voices_folder: Annotated[str, BeforeValidator(str)] = Field(
         default_factory=lambda: str(user_data_path("chatterbox-serve") / "voices")
     )
@@ -59,6 +66,13 @@ class ServiceSettings(BaseModel):
     (http://127.0.0.1:4318/v1/traces), or a file of JSON lines (file:///tmp/spans.jsonl). None: there are none."""
     client_stall_s: float = Field(30.0, gt=0)
     """A client that takes no audio for so long is cut off, where the transport tells (docs/operations.md)."""
+
+    @model_validator(mode="after")
+    def _a_gpu_is_asked_for_by_both_names(self) -> "ServiceSettings":
+        """`auto` looks at the nodes that are there, and would put a replica that holds a GPU on the CPU."""
+        if self.device != "cuda" and any("GPU" in taken for taken in self.resources.values()):
+            raise ValueError("resources name a GPU: say device: cuda, too.")
+        return self
 
     def engine_config(self) -> EngineConfig:
         """The engine's configuration. Raises InvalidRequest for an unknown profile or switch."""

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from chatterbox_engine.errors import InvalidRequest
-from deployments.app import place
+from deployments.app import place, taken
+from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +70,23 @@ def test_stages_that_share_a_replica_share_its_cores(cores: int) -> None:
 
 def test_a_cpu_asked_for_is_a_cpu_given() -> None:
     assert place(ServiceSettings(device="cpu"), 8, gpus=2).runtime.device == "cpu"
+
+
+def test_a_replica_takes_what_the_settings_name_and_else_its_share() -> None:
+    found = Runtime("cuda", 2, "test", memory_fraction=0.25)
+    shared = {"num_cpus": 1.0, "num_gpus": 0.25}
+    settings = ServiceSettings(device="cuda", resources={"t3": {"CPU": 4, "GPU": 0.5, "t3": 1}, "voices": {"front": 1}})
+    options, runtime = taken(settings, "t3", shared, found)
+    assert options == {"num_cpus": 4, "num_gpus": 0.5, "resources": {"t3": 1}}
+    assert (runtime.threads, runtime.memory_fraction) == (4, 0.5)
+    assert taken(settings, "s3gen", shared, found) == (shared, found)
+    assert taken(settings, "voices", {"num_cpus": 0.1}, found) == ({"num_cpus": 0.1, "resources": {"front": 1}}, found)
+    together = settings.model_copy(update={"layout": "colocated", "resources": {"s3gen": {"CPU": 4}}})
+    assert taken(together, "s3gen", shared, found)[1].threads == 2
+
+
+@pytest.mark.parametrize("wrong", [{"t4": {"CPU": 1}}, {"t3": {"CPU": 0}}, {"t3": {"GPU": 1}}])
+def test_resources_that_would_bind_nothing_are_refused(wrong: dict[str, dict[str, float]]) -> None:
+    """A deployment that is none, nothing of something, and a GPU for a stage that may run beside it on the CPU."""
+    with pytest.raises(ValidationError):
+        ServiceSettings.model_validate({"resources": wrong})
