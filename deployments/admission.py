@@ -22,12 +22,15 @@ class Gate:
         self._places = places
         self._metrics = metrics
         self.live = 0
+        self.refused = 0
+        """For want of places, since the start."""
         self._of: Counter[str | None] = Counter()
 
     def enter(self, caller: Caller = ANYBODY) -> "Ticket":
         """Take a place. Raises Overloaded where none is free, or where the caller has all that are its due."""
         full = self.live >= self._places
         if full or (caller.streams is not None and self._of[caller.name] >= caller.streams):
+            self.refused += full
             self._metrics.ended("overloaded")
             raise (
                 Overloaded(_RETRY_AFTER_S)
@@ -38,6 +41,10 @@ class Gate:
         self._of[caller.name] += 1
         self._metrics.live(self.live)
         return Ticket(self, caller)
+
+    def resize(self, places: int) -> None:
+        """So many places from now on. Who is in stays, also beyond them."""
+        self._places = places
 
     def leave(self, outcome: str, caller: Caller) -> None:
         self.live -= 1

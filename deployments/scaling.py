@@ -149,7 +149,7 @@ class ScalingPolicy:
     @property
     def cool_down_s(self) -> float:
         """In which fewer replicas must have been enough before one leaves."""
-        return 60.0 + self.cold_start_s
+        return min(60.0, self._limits.idle_s) + self.cold_start_s
 
     def decide(self, now: float, replicas: Sequence[Figures], ready: int, target: int, queued: float = 0) -> Decision:
         """What to have from now on.

@@ -10,6 +10,7 @@ from chatterbox_engine.checkpoint import Checkpoint
 from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.types import SpeechRequest, TokenChunk
 from deployments.identity import Identity, Runtime
+from deployments.load import Load
 from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
 from deployments.voice_cache import VoiceCache
@@ -29,6 +30,7 @@ class Talker:
         """Returns once it is warm."""
         self._stage = T3Stage(checkpoint, settings.engine_config(), device)
         self._voices = voices
+        self.load = Load(self._stage.engine)
         self.identity: Identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if voices.builtin is not None:
             self._stage.warm_up(voices.builtin)
