@@ -95,7 +95,7 @@ def t3_readings(engine: T3Engine) -> Readings:
         "t3_audio_seconds": engine.tokens / TOKEN_RATE,
         "t3_tokens": engine.tokens,
         "t3_queue_depth": engine.waiting,
-        "t3_admitted": engine.admitted,
+        "t3_admitted": engine.placed,
         "t3_queue_seconds": engine.queue_seconds,
         "t3_kv_bytes": engine.live_bytes,
     }

@@ -24,6 +24,8 @@ class Gate:
         self._tracer = tracer
         self._metrics = metrics
         self.live = 0
+        self.refused = 0
+        """For want of places, since the start."""
         self._of: Counter[str | None] = Counter()
 
     def enter(self, caller: Caller = ANYBODY, parent: str | None = None) -> "Ticket":
@@ -31,6 +33,7 @@ class Gate:
         caller has all that are its due."""
         full = self.live >= self._places
         if full or (caller.streams is not None and self._of[caller.name] >= caller.streams):
+            self.refused += full
             theirs = f"The key {caller.name!r} may have {caller.streams} streams at a time."
             error = Overloaded(_RETRY_AFTER_S) if full else Overloaded(_RETRY_AFTER_S, theirs)
             self._metrics.ended("overloaded", error)
@@ -39,6 +42,10 @@ class Gate:
         self._of[caller.name] += 1
         self._metrics.live(self.live)
         return Ticket(self, caller, self._tracer.begin("speech", parent))
+
+    def resize(self, places: int) -> None:
+        """So many places from now on. Who is in stays, also beyond them."""
+        self._places = places
 
     def leave(self, outcome: str, caller: Caller, error: BaseException | None) -> None:
         self.live -= 1

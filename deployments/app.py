@@ -7,14 +7,23 @@ from typing import Any, cast
 import ray
 import torch
 from ray.serve import Application, Deployment
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments.identity import Runtime
 from deployments.ingress import Ingress
 from deployments.jobs import Jobs
 from deployments.s3gen import S3Gen
-from deployments.settings import Role, ServiceSettings
+from deployments.scaling import LOOK_S
+from deployments.settings import Role, ServiceSettings, Stage
 from deployments.t3 import T3
 from deployments.voices import Voices
+
+_VOICES_HEARD_S = 2.0
+"""Between two times that a router hears which voices are where."""
+_LOOK_BACK_S = 5.0
+"""Of the figures that replicas keep for the policy, which reads the last ones."""
+_LEAVE_S = 1200.0
+"""A replica that leaves finishes its streams. The longest text, at the slowest speed, takes about so long."""
 
 
 def build(settings: ServiceSettings) -> Application:
@@ -28,20 +37,20 @@ def build(settings: ServiceSettings) -> Application:
     cores = int(resources.get("CPU", torch.get_num_threads()))
     where = place(settings, cores, int(resources.get("GPU", torch.cuda.device_count())))
 
-    def sized(deployment: Any, role: Role, replicas: int, shared: dict[str, float]) -> tuple[Deployment, Runtime]:
+    def sized(deployment: Any, role: Role, shared: dict[str, float]) -> tuple[Deployment, Runtime]:
         options, runtime = taken(settings, role, shared, where.runtime)
-        return cast(Deployment, deployment.options(num_replicas=replicas, ray_actor_options=options)), runtime
+        return cast(Deployment, deployment.options(ray_actor_options=options)), runtime
 
-    deployment, runtime = sized(Voices, "voices", 1, where.voices)
+    deployment, runtime = sized(Voices, "voices", where.voices)
     voices = deployment.bind(settings, runtime)
     t3 = None
     if settings.layout == "split":
-        deployment, runtime = sized(T3, "t3", settings.t3_replicas, where.stage)
+        deployment, runtime = sized(_stage(T3, "t3", settings), "t3", where.stage)
         t3 = deployment.bind(settings, runtime, voices)
-    deployment, runtime = sized(S3Gen, "s3gen", settings.s3gen_replicas, where.stage)
+    deployment, runtime = sized(_stage(S3Gen, "s3gen", settings), "s3gen", where.stage)
     s3gen = deployment.bind(settings, runtime, voices, t3)
-    jobs = sized(Jobs, "jobs", 1, {"num_cpus": 0})[0].bind(settings, s3gen)
-    return sized(Ingress, "ingress", 1, {"num_cpus": 0})[0].bind(settings, voices, s3gen, t3, jobs)
+    jobs = sized(Jobs, "jobs", {"num_cpus": 0})[0].bind(settings, s3gen)
+    return sized(Ingress, "ingress", {"num_cpus": 0})[0].bind(settings, voices, s3gen, t3, jobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,50 @@ class Place:
     runtime: Runtime
 
 
+def _stage(deployment: Any, stage: Stage, settings: ServiceSettings) -> Any:
+    """With as many replicas as the settings say, or as the load wants; with a router where there may be several."""
+    least = settings.t3_replicas if stage == "t3" else settings.s3gen_replicas
+    most = settings.most(stage)
+    if most > 1:
+        router = {
+            "request_router_class": "deployments.routing:VoiceRouter",
+            "request_routing_stats_period_s": _VOICES_HEARD_S,
+        }
+        deployment = deployment.options(request_router_config=router)
+    if not settings.scales(stage):
+        return deployment.options(num_replicas=least)
+    return deployment.options(
+        autoscaling_config=_autoscaling(settings, deployment.name, least, most), graceful_shutdown_timeout_s=_LEAVE_S
+    )
+
+
+def _autoscaling(settings: ServiceSettings, name: str, least: int, most: int) -> AutoscalingConfig:
+    """Ray's delays are 0: the policy has its own. It begins with one replica, which shows that the model loads."""
+    kwargs = {
+        "stage": name,
+        "least": least,
+        "most": most,
+        "idle_s": settings.scale_idle_s,
+        "cold_start_s": settings.cold_start_s,
+    }
+    return AutoscalingConfig(
+        min_replicas=least,
+        initial_replicas=max(1, least),
+        max_replicas=most,
+        metrics_interval_s=LOOK_S,
+        look_back_period_s=_LOOK_BACK_S,
+        upscale_delay_s=0,
+        downscale_delay_s=0,
+        policy=AutoscalingPolicy(policy_function="deployments.scaling:ServePolicy", policy_kwargs=kwargs),
+    )
+
+
 def place(settings: ServiceSettings, cores: int, gpus: int) -> Place:
-    """Where replicas run, on so many cores and GPUs."""
-    engines = 2 * settings.s3gen_replicas
-    replicas = settings.s3gen_replicas
+    """Where replicas run, on so many cores and GPUs: as many of them as there may be at a time."""
+    replicas = settings.most("s3gen")
+    engines = 2 * replicas
     if settings.layout == "split":
-        engines = replicas = settings.t3_replicas + settings.s3gen_replicas
+        engines = replicas = settings.most("t3") + settings.most("s3gen")
     if settings.device == "cpu" or (settings.device == "auto" and gpus == 0):
         why = "device cpu as configured" if settings.device == "cpu" else "device auto: the cluster has no GPU"
         share = max(0.1, round((cores - 0.2) / replicas, 2))

@@ -29,12 +29,13 @@ from deployments.conversation import Conversation
 from deployments.downloads import FILE, file_answer
 from deployments.encoding import CONTENT, Telling
 from deployments.faults import Stream, ask
+from deployments.fleet import Fleet
 from deployments.guard import Door, Guard
 from deployments.identity import Identity
 from deployments.metrics import IngressMetrics, build_info
 from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
-from deployments.settings import ServiceSettings
+from deployments.settings import ServiceSettings, Stage
 from deployments.tracing import Tracer
 from deployments.watchdog import watch
 
@@ -99,10 +100,11 @@ class Ingress:
         self._voices = voices
         self._s3gen = s3gen
         self._jobs = jobs
-        self._handles = [handle for handle in (t3, s3gen) if handle is not None]
+        self._handles: dict[Stage, DeploymentHandle] = {"s3gen": s3gen} if t3 is None else {"t3": t3, "s3gen": s3gen}
         self._metrics = IngressMetrics()
-        places = settings.engine_config().s3gen.max_streams * settings.s3gen_replicas
+        places = settings.engine_config().s3gen.max_streams * max(1, settings.s3gen_replicas)
         self._gate = Gate(places, self._metrics, Tracer("ingress", settings.traces))
+        self._fleet = Fleet(settings, self._handles, self._gate)
         self._identities: dict[str, Identity] = {}
         self._known: list[DeploymentHandle] = []
         """Those that have said what they run."""
@@ -157,7 +159,9 @@ class Ingress:
         await Conversation(socket, prepare, enter, speak, limit, self._about, self._metrics.first_audio).run()
 
     async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:
-        """A request without its text yet, at its own speed. Raises InvalidRequest, UnknownVoice."""
+        """A request without its text yet, at its own speed, for a model that is awake. Raises InvalidRequest,
+        UnknownVoice, ModelUnavailable."""
+        await self._fleet.awake()
         served = (await self._identify())["t3"]
         _check_model(body.model, served)
         sampling, language = body.sampling(served.spec), served.spec.language_for(body.language)
@@ -279,22 +283,26 @@ class Ingress:
         "/health", responses={200: {"model": Health}, 503: {"description": "It is warming up, or a replica is gone."}}
     )
     async def health(self) -> JSONResponse:
-        """200 once every stage is warm and well, 503 before and otherwise."""
+        """200 once every stage is warm and well, or asleep and left so; 503 before and otherwise."""
+        asleep = self._fleet.asleep
+        live: dict[str, Any] = (
+            {"ingress": self._gate.live, "asleep": asleep} if asleep else {"ingress": self._gate.live}
+        )
         try:
             async with asyncio.timeout(_HEALTH_S):
-                await self._identify()
-                told = await asyncio.gather(*(ask(handle, "live") for handle in self._handles))
+                if not asleep:
+                    await self._identify()
+                awake = [handle for stage, handle in self._handles.items() if stage not in asleep]
+                told = await asyncio.gather(*(ask(handle, "live") for handle in awake))
         except TimeoutError:
             return JSONResponse({"status": "starting", "stages": self._stages()}, 503, {"retry-after": "2"})
         except Exception as error:
             return answer(error)
-        return JSONResponse(
-            {"status": "ok", "live": reduce(or_, told, {"ingress": self._gate.live}), "stages": self._stages()}
-        )
+        return JSONResponse({"status": "ok", "live": reduce(or_, told, live), "stages": self._stages()})
 
     async def _identify(self) -> dict[str, Identity]:
         """What each stage runs, once it is ready."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             if handle not in self._known:
                 self._identities |= await ask(handle, "identities")
                 self._known.append(handle)

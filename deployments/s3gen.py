@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from ray import serve
@@ -23,6 +24,7 @@ from chatterbox_engine.text import split
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest, TokenChunk
 from deployments.faults import Stream, streams
 from deployments.identity import Identity, Runtime
+from deployments.load import Load
 from deployments.metrics import Reopenings, StageMetrics
 from deployments.settings import ServiceSettings
 from deployments.talker import Talker
@@ -52,6 +54,7 @@ class S3Gen:
         checkpoint, self._device = runtime.enter("s3gen", settings)
         device = self._device
         self._stage = S3GenStage(checkpoint, settings.engine_config(), device)
+        self._load = Load(self._stage.engine)
         self._voices = VoiceCache(checkpoint, voices)
         self._talker = None if t3 else Talker(settings, runtime, checkpoint, device, self._voices)
         self._tokens = partial(Stream, t3, "speak") if t3 else self._own_tokens
@@ -148,6 +151,19 @@ class S3Gen:
         """Of the stages that are here. Answers once the replica is ready."""
         own = {"s3gen": self._identity}
         return own if self._talker is None else {**own, "t3": self._talker.identity}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For deployments/scaling.py. Of a T3 that is here, how long its queue is: what it speaks, S3Gen counts."""
+        own = self._load.figures()
+        return own if self._talker is None else {**own, "wait_s": self._talker.load.figures()["wait_s"]}
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """For deployments/routing.py."""
+        return self._voices.told()
+
+    async def turned_away(self, streams: int) -> None:
+        """See Load.turned_away."""
+        self._load.turned_away(streams)
 
     async def live(self) -> dict[str, dict[str, int]]:
         """Utterances at work, and tasks of the event loop."""

@@ -1,7 +1,7 @@
 """What an operator sets in serve_config.yaml. Unknown keys are refused."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -10,6 +10,7 @@ from chatterbox_engine.config import EngineConfig
 
 Role = Literal["ingress", "voices", "jobs", "t3", "s3gen"]
 Amount = Annotated[float, Field(gt=0)]
+Stage = Literal["t3", "s3gen"]
 
 
 class ServiceSettings(BaseModel):
@@ -26,12 +27,23 @@ class ServiceSettings(BaseModel):
     """Switches of EngineConfig that differ from the profile's, such as {t3: {max_streams: 16}}."""
     layout: Literal["split", "colocated"] = "split"
     """split: T3 and S3Gen in replicas of their own. colocated: both in each of `s3gen_replicas`."""
-    t3_replicas: int = Field(1, ge=1)
-    s3gen_replicas: int = Field(1, ge=1)
     resources: dict[Role, dict[str, Amount]] = Field(default_factory=dict)
     """What one replica takes of its node, by deployment: CPU, GPU, and names that the operator gave to some nodes only
     (`ray start --resources`), which bind it to those. What is not named is shared out over the nodes that are there at
     the start; so name CPU and GPU where nodes come later than the configuration, as on Kubernetes."""
+    t3_replicas: int = Field(1, ge=0)
+    s3gen_replicas: int = Field(1, ge=0)
+    t3_replicas_max: int | None = Field(None, ge=1)
+    """As many as `t3_replicas` at least and so many at most, by the load; 0 at least: it may sleep. None: always
+    `t3_replicas`."""
+    s3gen_replicas_max: int | None = Field(None, ge=1)
+    """The same of S3Gen."""
+    scale_idle_s: float = Field(300.0, gt=0)
+    """Without a stream, after which a stage that may sleep does."""
+    cold_start_s: float = Field(30.0, gt=0)
+    """From asking for a replica until it takes streams, until one has been seen to come."""
+    wake_wait_s: float = Field(60.0, ge=0)
+    """How long a request that finds the model asleep waits for it; then it is 503 with retry-after."""
     voices_folder: Annotated[str, BeforeValidator(str)] = Field(
         default_factory=lambda: str(user_data_path("chatterbox-serve") / "voices")
     )
@@ -73,6 +85,37 @@ class ServiceSettings(BaseModel):
         if self.device != "cuda" and any("GPU" in taken for taken in self.resources.values()):
             raise ValueError("resources name a GPU: say device: cuda, too.")
         return self
+
+    @model_validator(mode="after")
+    def _replicas_make_sense(self) -> Self:
+        for stage, least, most in (
+            ("t3", self.t3_replicas, self.t3_replicas_max),
+            ("s3gen", self.s3gen_replicas, self.s3gen_replicas_max),
+        ):
+            name = f"{stage}_replicas"
+            if most is None and least == 0:
+                raise ValueError(f"{name} 0 lets the stage sleep: set {name}_max, which says how many may wake.")
+            if most is not None and most < least:
+                raise ValueError(f"{name}_max ({most}) is below {name} ({least}): raise it, or leave it out.")
+        if self.layout == "colocated" and (self.t3_replicas_max is not None or self.t3_replicas == 0):
+            raise ValueError("With layout colocated T3 is in S3Gen's replicas: set s3gen_replicas_max alone.")
+        lead_s = self.engine_config().s3gen.max_lead_s if self.t3_replicas == 0 else 0.0
+        if self.scale_idle_s <= lead_s:
+            raise ValueError(
+                f"scale_idle_s ({self.scale_idle_s:g}) is not above s3gen.max_lead_s ({lead_s:g}): T3 would "
+                "fall asleep while listeners play what is there of a text, and they would wait for it. Raise it."
+            )
+        return self
+
+    def most(self, stage: Stage) -> int:
+        """Replicas of a stage that there may be."""
+        if stage == "t3":
+            return self.t3_replicas_max or self.t3_replicas
+        return self.s3gen_replicas_max or self.s3gen_replicas
+
+    def scales(self, stage: Stage) -> bool:
+        """Their number follows the load."""
+        return (self.t3_replicas_max if stage == "t3" else self.s3gen_replicas_max) is not None
 
     def engine_config(self) -> EngineConfig:
         """The engine's configuration. Raises InvalidRequest for an unknown profile or switch."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -23,7 +24,8 @@ class T3:
 
     def __init__(self, settings: ServiceSettings, runtime: Runtime, voices: DeploymentHandle) -> None:
         checkpoint, device = runtime.enter("t3", settings)
-        self._talker = Talker(settings, runtime, checkpoint, device, VoiceCache(checkpoint, voices))
+        self._voices = VoiceCache(checkpoint, voices)
+        self._talker = Talker(settings, runtime, checkpoint, device, self._voices)
         watch(self.check_health)
 
     @streams
@@ -41,6 +43,18 @@ class T3:
     async def identities(self) -> dict[str, Identity]:
         """Answers once the replica is ready."""
         return {"t3": self._talker.identity}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For deployments/scaling.py."""
+        return self._talker.load.figures()
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """For deployments/routing.py."""
+        return self._voices.told()
+
+    async def turned_away(self, streams: int) -> None:
+        """See Load.turned_away."""
+        self._talker.load.turned_away(streams)
 
     async def live(self) -> dict[str, dict[str, int]]:
         """Requests at work and waiting, and tasks of the event loop."""

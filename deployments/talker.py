@@ -12,6 +12,7 @@ from chatterbox_engine.metrics import Readings, device_readings, t3_readings
 from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.types import SpeechRequest, TokenChunk
 from deployments.identity import Identity, Runtime
+from deployments.load import Load
 from deployments.metrics import StageMetrics
 from deployments.settings import ServiceSettings
 from deployments.tracing import Tracer
@@ -33,6 +34,7 @@ class Talker:
         begin = time.monotonic()
         self._stage = T3Stage(checkpoint, settings.engine_config(), device)
         self._voices = voices
+        self.load = Load(self._stage.engine)
         self.identity: Identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if voices.builtin is not None:
             self._stage.warm_up(voices.builtin)

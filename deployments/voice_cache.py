@@ -10,6 +10,8 @@ from chatterbox_engine.voice import DEFAULT_VOICE, Voice
 from deployments.faults import ask
 
 _MOST = 256
+_TOLD = 64
+"""Of them, what the router hears."""
 
 
 class VoiceCache:
@@ -22,6 +24,10 @@ class VoiceCache:
 
     def __len__(self) -> int:
         return len(self._cached) + (self.builtin is not None)
+
+    def told(self) -> dict[str, list[str]]:
+        """The voices that were asked for last, for the router."""
+        return {"voices": list(self._cached)[-_TOLD:]}
 
     async def get(self, voice_id: str) -> Voice:
         """Raises UnknownVoice."""

@@ -76,6 +76,12 @@ class Capacity:
         burst = new > 1 and new * statistics.median_low(self._chunks_s) > _BURST_S
         return not (dry or burst) and self._spare_s >= MARGIN_S and self._pace(len(making) + 1) <= _MOST
 
+    def carries(self) -> int | None:
+        """Listeners that can be kept supplied at once, where that is known; None before, and where not even one can."""
+        if not self._pace.slope or self._pace(1) > _MOST:
+            return None
+        return int((_MOST - self._pace(0)) / self._pace.slope)
+
     def _made(self, stream: SpeechStream, now: float) -> bool:
         """Audio of it is being made, or waited for; neither is its listener far behind, nor has it all been made."""
         behind = stream.audio.full(self._queue_chunks) or stream.ahead(now)

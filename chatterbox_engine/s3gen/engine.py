@@ -52,7 +52,6 @@ class S3GenEngine(Worker):
         """Samples of audio made since the start."""
         self.batch = 0
         """Streams of the last call."""
-        self.places = switches.max_streams
         self.watermark_seconds = 0.0
         self.begun = 0
         """Streams whose first sound was made; the seconds that they waited for their first tokens, and from then on."""
@@ -61,11 +60,38 @@ class S3GenEngine(Worker):
         self.stalls = 0
         """Times that a listener ran dry, and seconds of it."""
         self.stalled_seconds = 0.0
+        self.admitted = 0
+        """Utterances begun since the start, and listeners that were turned away."""
+        self.refused = 0
 
     @property
     def running(self) -> int:
         """Streams whose listener is there; whoever hangs up gives the place back at once, in the middle of a call."""
         return sum(not stream.audio.closed for stream in tuple(self._streams))
+
+    @property
+    def waiting(self) -> int:
+        """None: whoever finds no place is turned away."""
+        return 0
+
+    @property
+    def places(self) -> int:
+        return self._switches.max_streams
+
+    @property
+    def carries(self) -> int | None:
+        """Listeners that this engine has been seen to keep supplied; None where it is not known, or not looked at."""
+        return None if self._capacity is None else self._capacity.carries()
+
+    def wait_s(self) -> float:
+        """None waits, see `waiting`."""
+        return 0.0
+
+    def slacks_s(self) -> list[float]:
+        """Seconds until each listener whose audio is still being made runs dry, least first; below 0: is dry."""
+        now = time.monotonic()
+        live = [s for s in tuple(self._streams) if s.paced and s.playing and not s.audio.closed and not s.over()]
+        return sorted(stream.due - now for stream in live)
 
     def open(
         self,
@@ -92,7 +118,9 @@ class S3GenEngine(Worker):
             full = self.running >= switches.max_streams
             dry = paced and self._capacity and not self._capacity.admits(time.monotonic(), self._streams)
             if full or dry:
+                self.refused += paced
                 raise Overloaded
+            self.admitted += 1
             stream = SpeechStream(
                 voice,
                 self.lookahead,

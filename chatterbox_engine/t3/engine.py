@@ -18,7 +18,7 @@ from chatterbox_engine.t3.sampling import draw_reference
 from chatterbox_engine.t3.scheduler import Scheduler, Sequence
 from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.t3.voice_prefix import VoicePrefixes
-from chatterbox_engine.types import VALID_TOKENS, SamplingParams, T3Voice
+from chatterbox_engine.types import TOKEN_RATE, VALID_TOKENS, SamplingParams, T3Voice
 from chatterbox_engine.worker import Worker
 
 
@@ -41,6 +41,8 @@ class _Job:
     drawn: int = 0
     """Tokens that have come back from the device."""
     valid: int = 0
+    since: float | None = None
+    """When its listener began to play it, by the monotonic clock; None before there is a second of it."""
     released: bool = False
     asked: float = field(default_factory=time.monotonic)
     """When it was."""
@@ -81,10 +83,12 @@ class T3Engine(Worker):
         """Tokens sampled since the start."""
         self.batch = 0
         """Streams of the last decode step."""
-        self.places = switches.max_streams
         self.admitted = 0
+        """Requests since the start, and those for which the queue had no room."""
+        self.refused = 0
+        self.placed = 0
+        """Requests that got a place, and the seconds that they had waited for it."""
         self.queue_seconds = 0.0
-        """Time that those who were admitted had waited for it."""
 
     @property
     def running(self) -> int:
@@ -98,6 +102,25 @@ class T3Engine(Worker):
     def live_bytes(self) -> int:
         """Of keys and values of the streams that run."""
         return self.position_bytes * sum(s.width * s.length for s in tuple(self._scheduler.running))
+
+    @property
+    def places(self) -> int:
+        return self._switches.max_streams
+
+    @property
+    def carries(self) -> int | None:
+        """Not known: how fast steps are says little of how many streams a step may have."""
+        return None
+
+    def wait_s(self) -> float:
+        """Seconds that the listener of whoever waits longest has had nothing to play."""
+        return max((time.monotonic() - sequence.due for sequence in tuple(self._scheduler.waiting)), default=0.0)
+
+    def slacks_s(self) -> list[float]:
+        """Seconds until each listener would run dry if T3 alone kept them waiting, least first; below 0: is dry."""
+        now, limit = time.monotonic(), self._switches.queue_tokens
+        jobs = [job for job in tuple(self._jobs.values()) if not job.stream.full(limit)]
+        return sorted(job.drawn / TOKEN_RATE - (now - job.since) for job in jobs if job.since is not None)
 
     @property
     def position_bytes(self) -> int:
@@ -161,10 +184,12 @@ class T3Engine(Worker):
             generator=self._generator(params.seed, len(spoken)) if exact else None,
             drawn=len(spoken),
             valid=len(spoken),
+            since=time.monotonic() + slack_s - len(spoken) / TOKEN_RATE if slack_s else None,
         )
         with self._lock:
             self.check_alive()
             self._arrivals.append(job)
+            self.admitted += 1
         self.wake()
         return job.stream
 
@@ -173,7 +198,7 @@ class T3Engine(Worker):
         self._drop_closed()
         for sequence in self._scheduler.admit():
             job = self._jobs[sequence]
-            self.admitted += 1
+            self.placed += 1
             self.queue_seconds += time.monotonic() - job.asked
             self._prepare(job)
         limit = self._switches.queue_tokens
@@ -220,6 +245,7 @@ class T3Engine(Worker):
                 self._scheduler.submit(job.sequence)
                 self._jobs[job.sequence] = job
             except Exception as error:
+                self.refused += 1
                 job.stream.fail(error)
 
     def _drop_closed(self) -> None:
@@ -352,6 +378,8 @@ class T3Engine(Worker):
     def _hand_on(self, job: _Job, token: int, place: int | None) -> None:
         spec = self._model.spec
         job.drawn += 1
+        if job.since is None and job.drawn == TOKEN_RATE:
+            job.since = time.monotonic()
         stopped = token == spec.stop_speech and job.tokens_wanted is None and (job.drawn > 1 or spec.stop_at_first)
         valid = [token] if token < VALID_TOKENS and not stopped else []
         job.valid += len(valid)

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import ValidationError
+from ray.serve import Application, Deployment
 from ray.serve.schema import ServeDeploySchema
 
 from chatterbox_engine.errors import InvalidRequest
-from deployments.app import place, taken
+from deployments.app import build, place, taken
 from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 
@@ -90,3 +91,49 @@ def test_resources_that_would_bind_nothing_are_refused(wrong: dict[str, dict[str
     """A deployment that is none, nothing of something, and a GPU for a stage that may run beside it on the CPU."""
     with pytest.raises(ValidationError):
         ServiceSettings.model_validate({"resources": wrong})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"t3_replicas": 0}, "set t3_replicas_max"),
+        ({"s3gen_replicas": 3, "s3gen_replicas_max": 2}, "below s3gen_replicas"),
+        ({"layout": "colocated", "t3_replicas_max": 2}, "set s3gen_replicas_max alone"),
+        ({"t3_replicas": 0, "t3_replicas_max": 2, "scale_idle_s": 20.0}, "not above s3gen.max_lead_s"),
+    ],
+)
+def test_numbers_of_replicas_that_make_no_sense_are_refused(given: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        ServiceSettings.model_validate(given)
+
+
+def test_there_is_room_for_as_many_replicas_as_there_may_be() -> None:
+    scales = ServiceSettings(t3_replicas_max=3, s3gen_replicas=0, s3gen_replicas_max=5)
+    assert place(scales, 16, 0) == place(ServiceSettings(t3_replicas=3, s3gen_replicas=5), 16, 0)
+    assert place(scales, 16, 4).stage["num_gpus"] == 0.5
+
+
+def deployments(settings: ServiceSettings) -> dict[str, Deployment]:
+    """Those of T3 and S3Gen as the builder binds them."""
+    ingress = build(settings)._bound_deployment
+    bound = (node._bound_deployment for node in ingress.init_args if isinstance(node, Application))
+    return {deployment.name: deployment for deployment in bound if deployment.name in ("T3", "S3Gen")}
+
+
+def test_who_sets_nothing_gets_what_there_was() -> None:
+    for deployment in deployments(ServiceSettings(model="dummy:tiny")).values():
+        assert deployment.num_replicas == 1
+        assert deployment._deployment_config.autoscaling_config is None
+        assert deployment._deployment_config.request_router_config.is_default_request_router()
+        assert deployment._deployment_config.graceful_shutdown_timeout_s == 120
+
+
+def test_a_stage_that_scales_has_its_limits_and_a_router() -> None:
+    found = deployments(ServiceSettings(model="dummy:tiny", t3_replicas_max=1, s3gen_replicas=0, s3gen_replicas_max=5))
+    t3, s3gen = (found[name]._deployment_config for name in ("T3", "S3Gen"))
+    scaling = s3gen.autoscaling_config
+    assert (scaling.min_replicas, scaling.initial_replicas, scaling.max_replicas) == (0, 1, 5)
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.metrics_interval_s) == (0, 0, 1)
+    assert scaling.policy.policy_kwargs["most"] == 5
+    assert s3gen.request_router_config.request_router_class == "deployments.routing:VoiceRouter"
+    assert t3.request_router_config.is_default_request_router()  # one replica at most

@@ -36,6 +36,15 @@ def test_the_line_through_what_was_seen_says_how_many() -> None:
     more = [*streams, *(opened(clock) for _ in range(6))]
     assert not capacity.admits(clock.now, more)
     assert capacity.admits(clock.now, [])
+    assert capacity.carries() == 8  # at 0.8 s for a second of each
+
+
+def test_how_many_it_carries_is_told_only_where_it_is_known() -> None:
+    clock, capacity = Clock(), Capacity(8)
+    assert capacity.carries() is None
+    seen(capacity, clock, 1, 1.5)
+    seen(capacity, clock, 2, 3.0)
+    assert capacity.carries() is None  # not even one
 
 
 def test_a_listener_who_has_run_dry_keeps_others_out() -> None:

@@ -294,6 +294,7 @@ def test_a_listener_who_runs_dry_is_counted_and_keeps_others_out(model: S3GenMod
         spoken(stream)
         assert engine.stalls == stream.stalls >= 1
         assert engine.stalled_seconds == stream.stalled_s > 0
+        assert (engine.admitted, engine.refused) == (2, 1)
         engine.open(voice()).audio.close()
     finally:
         engine.stop()

@@ -216,9 +216,26 @@ def test_a_full_queue_is_overloaded_and_a_stopped_engine_is_dead(model: T3Model,
     _, refused = engine.submit(SHORT, voice, params), engine.submit(SHORT, voice, params)
     with pytest.raises(Overloaded):
         refused.read(1, timeout=60)
+    assert (engine.admitted, engine.refused, engine.waiting) == (3, 1, 1)
+    assert engine.wait_s() > 0
     engine.stop()
     with pytest.raises(EngineDead):
         engine.submit(SHORT, voice, params)
     first.read(10_000, timeout=60)  # what was made before the end
     with pytest.raises(EngineDead):
         first.read(1, timeout=60)
+
+
+def test_slack_is_what_was_drawn_beyond_what_was_heard(model: T3Model, voice: T3Voice) -> None:
+    engine = T3Engine(model, T3Switches(max_positions=700))  # stepped by hand
+    params = SamplingParams(seed=1, max_new_tokens=400)
+    with torch.inference_mode():
+        engine.submit(SHORT, voice, params)
+        engine.submit(SHORT, voice, params, tokens_wanted=300, spoken=(1, 2, 3), slack_s=1000.0)
+        engine.step()
+        (later,) = engine.slacks_s()  # nobody has heard the first one yet
+        assert 900 < later < 1001
+        while engine.tokens < 80:
+            engine.step()
+        first, later = engine.slacks_s()
+        assert first < 2  # seconds of speech since its first one
