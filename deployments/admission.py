@@ -34,10 +34,12 @@ class Gate:
         full = self.live >= self._places
         if full or (caller.streams is not None and self._of[caller.name] >= caller.streams):
             self.refused += full
-            theirs = f"The key {caller.name!r} may have {caller.streams} streams at a time."
-            error = Overloaded(_RETRY_AFTER_S) if full else Overloaded(_RETRY_AFTER_S, theirs)
-            self._metrics.ended("overloaded", error)
-            raise error
+            self._metrics.ended("overloaded", Overloaded.__name__)
+            raise (
+                Overloaded(_RETRY_AFTER_S)
+                if full
+                else Overloaded(_RETRY_AFTER_S, f"The key {caller.name!r} may have {caller.streams} streams at a time.")
+            )
         self.live += 1
         self._of[caller.name] += 1
         self._metrics.live(self.live)
@@ -47,7 +49,7 @@ class Gate:
         """So many places from now on. Who is in stays, also beyond them."""
         self._places = places
 
-    def leave(self, outcome: str, caller: Caller, error: BaseException | None) -> None:
+    def leave(self, outcome: str, caller: Caller, error: str | None) -> None:
         self.live -= 1
         self._of[caller.name] -= 1
         if not self._of[caller.name]:
@@ -85,8 +87,8 @@ class Ticket:
             self._span.event("first audio")
         self._samples += samples
 
-    def end(self, outcome: str, error: BaseException | None = None) -> None:
-        """`outcome`: ok, refused, overloaded, failed or cancelled; `error`: what ended it. One log line tells
+    def end(self, outcome: str, error: str | None = None) -> None:
+        """`outcome`: ok, refused, overloaded, failed or cancelled; `error`: the kind that ended it. One log line tells
         it, with its figures as fields where the log is JSON."""
         if self._gate is None:
             return
@@ -100,7 +102,7 @@ class Ticket:
             "speech %s: %s, %.2f s in all", outcome, told, took_s,
             extra={**fields, "took_s": round(took_s, 3), **self.about},
         )  # fmt: skip
-        self._span.end(**fields, **self.about, error=None if error is None else type(error).__name__)
+        self._span.end(**fields, **self.about, error=error)
 
     def __del__(self) -> None:
         self.end("cancelled")

@@ -184,7 +184,7 @@ class Conversation:
     async def _utter(self, now: _Utterance) -> None:
         """Speak the clauses as they come."""
         outcome, index = "failed", 0
-        broke: Exception | None = None
+        broke: str | None = None
         try:
             pause = 0
             while (clause := await now.waiting.get()) is not None:
@@ -205,7 +205,7 @@ class Conversation:
         except WebSocketDisconnect:
             outcome = "cancelled"
         except Exception as error:
-            broke = error
+            broke = type(error).__name__
             await self._refuse(error)
         finally:
             now.ticket.about = self._about(replace(now.request, text=" ".join(now.texts)))

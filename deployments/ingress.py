@@ -60,8 +60,8 @@ _STRETCHING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers by which a client could hold on to a place; Ray Serve would honour them."""
 
 
-def _outcome(error: BaseException) -> tuple[str, BaseException | None]:
-    """How a stream that never began ended, and by which error if it was one.
+def _outcome(error: BaseException) -> tuple[str, str | None]:
+    """How a stream that never began ended, and by what kind of error.
 
     It stands before the class, as all that the routes use must: `serve.ingress` copies them, with the globals that are
     there by then.
@@ -69,8 +69,8 @@ def _outcome(error: BaseException) -> tuple[str, BaseException | None]:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled", None
     if isinstance(error, Overloaded):
-        return "overloaded", error
-    return "refused" if answer(error).status_code < 500 else "failed", error
+        return "overloaded", type(error).__name__
+    return "refused" if answer(error).status_code < 500 else "failed", type(error).__name__
 
 
 def _check_model(model: str | None, served: Identity) -> None:
@@ -190,7 +190,7 @@ class Ingress:
                 chunk = await anext(chunks)
             outcome = "ok"
         except Exception as error:
-            outcome, broke = "failed", error
+            outcome, broke = "failed", type(error).__name__
             raise  # so that the connection is cut: the client must not take a part for the whole
         finally:
             ticket.end(outcome, broke)

@@ -112,8 +112,8 @@ class IngressMetrics:
     def first_audio(self, seconds: float) -> None:
         self._first_audio.observe(seconds)
 
-    def ended(self, outcome: str, error: BaseException | None = None) -> None:
-        """`outcome`: one of OUTCOMES; `error`: what ended it."""
+    def ended(self, outcome: str, error: str | None = None) -> None:
+        """`outcome`: one of OUTCOMES; `error`: the kind that ended it."""
         self._requests.inc(tags={"outcome": outcome})
         if error is not None:
-            self._errors.inc(tags={"kind": type(error).__name__})
+            self._errors.inc(tags={"kind": error})
