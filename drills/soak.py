@@ -50,6 +50,8 @@ class Plan:
     hang_ups: float = 0.01
     slow: float = 0.01
     kills: float = 0.001
+    minutes: float = float("inf")
+    """After which no further stream is begun."""
 
 
 @dataclass
@@ -83,9 +85,15 @@ class Seen:
         """Of each kind of process: the median of the last quarter over that of the second."""
         quarter = max(1, len(self.memory) // 4)
         early, late = self.memory[quarter : 2 * quarter] or self.memory, self.memory[-quarter:]
-        kinds = set.intersection(*(set(one) for one in (*early, *late)))
-        medians = {kind: [statistics.median(one[kind] for one in part) for part in (early, late)] for kind in kinds}
-        return {kind: int(after - before) for kind, (before, after) in sorted(medians.items())}
+        sizes = {
+            kind: [[one[kind] for one in part if kind in one] for part in (early, late)]
+            for kind in sorted(set().union(*early, *late))
+        }
+        return {
+            kind: int(statistics.median(after) - statistics.median(before))
+            for kind, (before, after) in sizes.items()
+            if before and after
+        }
 
     def _at_kills(self, victim: str) -> dict[str, int]:
         """What became of the streams that were under way when a replica of this kind was killed."""
@@ -124,6 +132,7 @@ class Soak:
         """Raises RuntimeError where the service is not well before it begins."""
         self._wanted = {(text, seed): length(self._url, text, seed) for text in TINY for seed in SEEDS}
         self.seen.tasks.append(self._live()[1])
+        self._end = time.monotonic() + 60 * self._plan.minutes
         with tqdm(total=self._plan.streams, unit="stream", disable=None) as bar:
             threads = [threading.Thread(target=self._work, args=(bar,)) for _ in range(self._plan.at_a_time)]
             for thread in threads:
@@ -136,7 +145,7 @@ class Soak:
         return self.seen
 
     def _work(self, bar: Any) -> None:
-        while (number := next(self._next)) < self._plan.streams:
+        while (number := next(self._next)) < self._plan.streams and time.monotonic() < self._end:
             if number % max(1, self._plan.streams // _LOOK_EVERY) == 0:
                 self._look()
             between = round(1 / self._plan.kills) if self._plan.kills else 0
@@ -216,8 +225,8 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--streams", type=int, default=plan.streams)
     parser.add_argument("--at-a-time", type=int, default=plan.at_a_time)
-    for share in ("hang_ups", "slow", "kills"):
-        parser.add_argument(f"--{share.replace('_', '-')}", type=float, default=getattr(plan, share))
+    for name in ("hang_ups", "slow", "kills", "minutes"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(plan, name))
     given = vars(parser.parse_args())
     model = given.pop("model")
     begin = time.monotonic()
