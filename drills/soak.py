@@ -50,7 +50,7 @@ class Plan:
     hang_ups: float = 0.01
     slow: float = 0.01
     kills: float = 0.001
-    minutes: float = float("inf")
+    minutes: float = 1440.0
     """After which no further stream is begun."""
 
 

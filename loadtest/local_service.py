@@ -81,6 +81,23 @@ class LocalService:
         arguments = " ".join(self.processes("raylet/raylet")[0].cmdline())
         return arguments.partition("--gcs-address=")[2].split()[0]
 
+    def metrics(self) -> list[str]:
+        """Where its Ray exports metrics: a port that nobody but its agent knows."""
+        ports = {
+            connection.laddr.port
+            for agent in self.processes("ray::DashboardAgent")
+            for connection in agent.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        urls = [f"http://127.0.0.1:{port}/metrics" for port in sorted(ports)]
+        return [url for url in urls if self._exports(url)]
+
+    def _exports(self, url: str) -> bool:
+        try:
+            return "ray_" in httpx.get(url, timeout=5).text
+        except httpx.HTTPError:
+            return False
+
     def kill(self) -> None:
         """SIGKILL to all of it at once."""
         doomed = self.processes()

@@ -66,12 +66,14 @@ class _Events:
     file: TextIO | None = None
 
     @classmethod
-    def tell(cls, environment: Environment, kind: str, outcome: str, playback: Playback, **more: Any) -> None:
+    def tell(
+        cls, environment: Environment, users: int, kind: str, outcome: str, playback: Playback, **more: Any
+    ) -> None:
+        """`users`: so many there were when it was asked for."""
         path = environment.parsed_options.events if environment.parsed_options else None
         if path is None:
             return
         cls.file = cls.file or open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (it is kept)
-        users = environment.runner.user_count if environment.runner else 0
         told = {"at": time.time(), "kind": kind, "outcome": outcome, "users": users, "audio_s": playback.seconds}
         first = None if playback.first_at is None else playback.first_at - playback.begin
         times = {"first_s": first, "took_s": playback.last_at - playback.begin}
@@ -119,19 +121,19 @@ class Listener(HttpUser):
     def _websocket(self) -> None:
         """An utterance over WebSocket, its text word by word."""
         options = self.environment.parsed_options
-        playback, error = Playback(time.perf_counter()), None
+        playback, users, error = Playback(time.perf_counter()), self._users(), None
         try:
             assert self.host is not None
             talk(self.host, self._text(), playback, options.key)
         except Exception as broke:
             error = broke
         self._fire("websocket", time.perf_counter() - playback.begin, error)
-        _Events.tell(self.environment, "websocket", "failed" if error else "whole", playback)
+        _Events.tell(self.environment, users, "websocket", "failed" if error else "whole", playback)
         time.sleep(_PAUSE_S if error else max(0.0, playback.ends_at - time.perf_counter()))
 
     def _voice(self) -> None:
         """A new voice, and away with it."""
-        begin, headers, entry = time.perf_counter(), self._headers(), "new voice"
+        begin, users, headers, entry = time.perf_counter(), self._users(), self._headers(), "new voice"
         files = {"file": ("hum.wav", clip(pitch=random.uniform(100, 300)))}
         name = {"name": f"Load {random.getrandbits(48):x}"}
         with self.client.post(
@@ -141,8 +143,11 @@ class Listener(HttpUser):
                 path = f"/v1/voices/{added.json()['id']}"
                 done = self.client.delete(path, headers=headers, name=entry).status_code == 200
         outcome = "whole" if done else "failed"
-        _Events.tell(self.environment, "voice", outcome, Playback(begin), took_s=time.perf_counter() - begin)
+        _Events.tell(self.environment, users, "voice", outcome, Playback(begin), took_s=time.perf_counter() - begin)
         time.sleep(_PAUSE_S)
+
+    def _users(self) -> int:
+        return self.environment.runner.user_count if self.environment.runner else 0
 
     def _headers(self) -> dict[str, str]:
         key = self.environment.parsed_options.key
@@ -155,7 +160,7 @@ class Listener(HttpUser):
         """One utterance. `patience`: seconds of audio after which the listener hangs up."""
         body = {"input": self._text(), "voice": self.environment.parsed_options.voice, "response_format": "pcm"}
         kind = "slow reader" if slow else "listener"
-        playback, outcome = Playback(time.perf_counter()), "whole"
+        playback, users, outcome = Playback(time.perf_counter()), self._users(), "whole"
         with self.client.post(
             "/v1/audio/speech",
             json=body,
@@ -188,7 +193,7 @@ class Listener(HttpUser):
                     pause = playback.ends_at - time.perf_counter() if whole else 0.0
                 meta["response_time"] = 1000 * (time.perf_counter() - playback.begin)
                 meta["response_length"] = playback.bytes
-        _Events.tell(self.environment, kind, outcome, playback)
+        _Events.tell(self.environment, users, kind, outcome, playback)
         time.sleep(max(0.0, pause))
 
     def _play(self, response: requests.Response, playback: Playback, patience: float, slow: bool) -> bool:

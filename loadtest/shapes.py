@@ -5,7 +5,7 @@ from typing import Any
 from locust import LoadTestShape, events
 from locust.argument_parser import LocustArgumentParser
 
-SHAPES = ("steady", "ramp", "spike")
+from loadtest.stages import SHAPES, stages
 
 
 @events.init_command_line_parser.add_listener
@@ -14,20 +14,6 @@ def _options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--most", type=int, default=8, help="users: of a steady load, at a ramp's end, in a spike")
     parser.add_argument("--steps", type=int, default=8, help="of a ramp")
     parser.add_argument("--seconds", type=float, default=60.0, help="in all")
-
-
-def stages(shape: str, most: int, steps: int, seconds: float) -> list[tuple[float, int]]:
-    """When each stage ends, and the users in it.
-
-    steady: all of them from the start. ramp: in equal steps, to find the knee. spike: a fifth of them, for a third of
-    the time all, and again a fifth.
-    """
-    if shape == "ramp":
-        return [(seconds * (step + 1) / steps, max(1, round(most * (step + 1) / steps))) for step in range(steps)]
-    if shape == "spike":
-        few = max(1, most // 5)
-        return [(seconds / 3, few), (2 * seconds / 3, most), (seconds, few)]
-    return [(seconds, most)]
 
 
 class Shape(LoadTestShape):
