@@ -13,6 +13,8 @@ _PREFIX = "ray_chatterbox_"
 _LABELS = ("outcome", "le", "kind", "stage")
 _PERIOD_S = 1.0
 _TIMEOUT_S = 5.0
+_LAG_S = 12.0
+"""Ray's processes tell their node's exporter what they count every ten seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,10 @@ def look(urls: Sequence[str]) -> Look:
 
 
 class Watch:
-    """Looks in the background until it is stopped. A look that fails is left out."""
+    """Looks in the background until it is stopped. A look that fails is left out.
+
+    Before the first and the last look it waits for what has been counted by then to be exported.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = urls
@@ -48,6 +53,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Watch":
+        time.sleep(_LAG_S)
         self._look()
         self._thread.start()
         return self
@@ -55,6 +61,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        time.sleep(_LAG_S)
         self._look()
 
     def grown(self, name: str) -> float:
