@@ -32,7 +32,7 @@ from deployments.faults import Stream, ask
 from deployments.fleet import Fleet
 from deployments.guard import Door, Guard
 from deployments.identity import Identity
-from deployments.metrics import IngressMetrics, build_info
+from deployments.metrics import IngressMetrics
 from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings, Stage
@@ -102,6 +102,7 @@ class Ingress:
         self._jobs = jobs
         self._handles: dict[Stage, DeploymentHandle] = {"s3gen": s3gen} if t3 is None else {"t3": t3, "s3gen": s3gen}
         self._metrics = IngressMetrics()
+        self._reporting = asyncio.ensure_future(self._metrics.run())
         places = settings.engine_config().s3gen.max_streams * max(1, settings.s3gen_replicas)
         self._gate = Gate(places, self._metrics, Tracer("ingress", settings.traces))
         self._fleet = Fleet(settings, self._handles, self._gate)
@@ -307,7 +308,8 @@ class Ingress:
                 self._identities |= await ask(handle, "identities")
                 self._known.append(handle)
                 if "t3" in self._identities:
-                    build_info(__version__, self._identities["t3"].model, self._settings.profile)
+                    model, profile = self._identities["t3"].model, self._settings.profile
+                    self._metrics.build = {"version": __version__, "model": model, "profile": profile}
         return self._identities
 
     def _stages(self) -> dict[str, Any]:

@@ -70,12 +70,12 @@ class StageMetrics:
         """`started_s`: what the start of its replica took."""
         self._report = Report(stage)
         self._readings = readings
-        self._report.tell({"cold_starts": 1, "cold_start_seconds": started_s})
+        self._start: Readings = {"cold_starts": 1, "cold_start_seconds": started_s}
 
     async def run(self) -> None:
         """Report for as long as the replica lives."""
         while True:
-            self._report.tell(self._readings())
+            self._report.tell({**self._readings(), **self._start})  # Ray forgets a gauge that is not set again
             await asyncio.sleep(PERIOD_S)
 
 
@@ -89,16 +89,15 @@ class Reopenings:
         self._counter.inc()
 
 
-def build_info(version: str, model: str, profile: str) -> None:
-    """Say what runs."""
-    _gauge("build_info").set(1, tags={"version": version, "model": model, "profile": profile})
-
-
 class IngressMetrics:
     """What only the ingress can see: requests, how they end, and the wait for the first sound."""
 
     def __init__(self) -> None:
         self._live = _gauge("streams_live")
+        self._streams = 0
+        self._build = _gauge("build_info")
+        self.build: dict[str, str] = {}
+        """Labels of build_info, once they are known."""
         self._requests = _counter("requests", *OUTCOMES)
         self._errors = _counter("errors")
         metric = BY_NAME["first_audio_seconds"]
@@ -107,7 +106,16 @@ class IngressMetrics:
         )
 
     def live(self, streams: int) -> None:
+        self._streams = streams
         self._live.set(streams)
+
+    async def run(self) -> None:
+        """Say again what has not changed, for as long as the replica lives: Ray forgets a gauge that is not set."""
+        while True:
+            self._live.set(self._streams)
+            if self.build:
+                self._build.set(1, tags=self.build)
+            await asyncio.sleep(PERIOD_S)
 
     def first_audio(self, seconds: float) -> None:
         self._first_audio.observe(seconds)

@@ -230,6 +230,7 @@ def speak(url: str) -> tuple[int, int]:
     return answer.status_code, len(answer.content)
 
 
+@pytest.mark.slow  # minutes: a second service, and one more replica of it
 @pytest.mark.service
 def test_replicas_come_with_the_load_and_leave_after_it(scaled: str) -> None:
     with ThreadPoolExecutor(EACH + 1) as pool:
