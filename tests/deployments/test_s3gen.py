@@ -50,7 +50,7 @@ def test_it_goes_on_where_t3_broke_off(monkeypatch: pytest.MonkeyPatch, breaks: 
 
     replica: Any = object.__new__(S3Gen.func_or_class)  # type: ignore[arg-type]
     replica._tokens = speak
-    replica._metrics = SimpleNamespace(reopened=lambda: None)
+    replica._reopenings = SimpleNamespace(count=lambda: None)
     stream: Any = Stream()
     asyncio.run(replica._speak_piece(stream, REQUEST, (1,)))
     assert stream.complete
