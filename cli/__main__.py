@@ -10,7 +10,7 @@ warnings.filterwarnings("ignore", message="pkg_resources")  # perth's import of 
 
 from chatterbox_engine.errors import ChatterboxError  # noqa: E402 (after the filter)
 
-COMMANDS = ("say", "voices", "jobs", "keys", "doctor", "bench")
+COMMANDS = ("say", "voices", "jobs", "keys", "doctor", "bench", "drain")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -52,6 +52,7 @@ HARMS = {
     "update": Harm("a rolling update of a setting", harms.updated),
     "guests": Harm("a voice comes, is renamed and goes while it speaks", harms.voices_changed),
     "power": Harm("kill -9 of everything, and a new start", harms.restarted, may_cut=True),
+    "drain": Harm("`cli drain`, and the end of the service", harms.drained, may_stay_away=True),
     "sigterm": Harm("SIGTERM: the end of the service", lambda service: service.stop(), may_stay_away=True),
 }
 _CALM_S = 4.0

@@ -148,6 +148,13 @@ def stepped(_: LocalService) -> None:
             time.clock_settime(time.CLOCK_REALTIME, right + time.monotonic())
 
 
+def drained(service: LocalService) -> None:
+    """Its streams end, then it does."""
+    command = [sys.executable, "-m", "cli", "drain", "--address", service.ray_address()]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=service.environment)
+    service.stop()
+
+
 def small_disk(service: LocalService) -> None:
     folder = service.folder / "voices"
     folder.mkdir()
