@@ -23,7 +23,7 @@ class Exporter:
 
     def __init__(self, port: int, readings: Read, address: str = "127.0.0.1") -> None:
         """Raises InvalidRequest where the port cannot be had."""
-        self._registry = registry = CollectorRegistry()
+        registry = CollectorRegistry()
         registry.register(_Readings(readings))
         requests, first = BY_NAME["requests"], BY_NAME["first_audio_seconds"]
         self._requests = Counter(PREFIX + requests.name, requests.help, requests.labels, registry=registry)

@@ -62,7 +62,7 @@ class Harm:
 
 def killed(deployment: str, signum: int = signal.SIGKILL) -> Deed:
     """A signal to a deployment's first replica."""
-    return signalled(f"ServeReplica:chatterbox:{deployment}", signum)
+    return lambda service: service.replica(deployment).send_signal(signum)
 
 
 def signalled(name: str, signum: int = signal.SIGKILL) -> Deed:
@@ -85,7 +85,7 @@ def updated(service: LocalService) -> None:
 def out_of_memory(service: LocalService) -> None:
     """T3's replica may map nothing more, as where another program has taken the device's memory. Raises Skipped where
     what it has is enough for it."""
-    victim = service.processes("ServeReplica:chatterbox:T3")[0]
+    victim = service.replica("T3")
     victim.rlimit(resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
     try:
         victim.wait(_PROVOKED_S)

@@ -232,14 +232,10 @@ def main() -> None:
     begin = time.monotonic()
     with LocalService(model=model, device="cpu") as service:
         started_s = time.monotonic() - begin
-
-        def replica(name: str) -> psutil.Process:
-            return service.processes(f"ServeReplica:chatterbox:{name}")[0]
-
-        seen = Soak(service.url, Plan(**given), replica, service.processes).run()
-    told = {"model": model, **given, "start_s": round(started_s), "took_s": round(time.monotonic() - begin)}
-    print(json.dumps(told | seen.told()))
-    sys.exit(bool(seen.told()["wrong"]))
+        told = Soak(service.url, Plan(**given), service.replica, service.processes).run().told()
+    times = {"start_s": round(started_s), "took_s": round(time.monotonic() - begin)}
+    print(json.dumps({"model": model, **given, **times, **told}))
+    sys.exit(bool(told["wrong"]))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,10 @@ class LocalService:
                 continue
         return found
 
+    def replica(self, deployment: str) -> psutil.Process:
+        """The process of a deployment's first replica. Raises IndexError where it has none now."""
+        return self.processes(f"ServeReplica:chatterbox:{deployment}")[0]
+
     def ray_address(self) -> str:
         """Where its Ray can be joined."""
         arguments = " ".join(self.processes("raylet/raylet")[0].cmdline())

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from dashboards.__main__ import main
 from dashboards.boards import BOARDS, render
 from loadtest.local_service import free_port
+from tests.web import serving
 
 TOKEN = "glsa_test"
 UIDS = {name: f"chatterbox-{name}" for name in BOARDS}
@@ -98,19 +98,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _running(server: ThreadingHTTPServer) -> Iterator[Any]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture(params=["", "/monitoring/grafana"], ids=["root", "sub-path"])
 def grafana(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[GrafanaLike]:
     monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
-    yield from _running(GrafanaLike(request.param))
+    with serving(GrafanaLike(request.param)) as server:
+        yield server
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -197,7 +189,7 @@ class _WebPage(BaseHTTPRequestHandler):
 
 def test_a_sign_in_page_in_front(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
-    for server in _running(ThreadingHTTPServer(("127.0.0.1", 0), _WebPage)):
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), _WebPage)) as server:
         said = failure(capsys, "--url", f"http://127.0.0.1:{server.server_port}")
         assert "not as Grafana's API does" in said
 

@@ -1,7 +1,6 @@
 """One request is one trace, across processes; nothing is traced unless it was asked for."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from deployments.settings import ServiceSettings
 from deployments.tracing import Tracer
 from tests.service import Service
+from tests.web import serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -42,12 +42,8 @@ class _Collector(BaseHTTPRequestHandler):
 def collector() -> Iterator[Any]:
     server = HTTPServer(("127.0.0.1", 0), _Collector)
     server.got = []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def test_a_collector_gets_spans_with_their_parents(collector: Any) -> None:
