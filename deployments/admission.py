@@ -8,6 +8,7 @@ from typing import Any
 from chatterbox_engine.errors import Overloaded
 from chatterbox_engine.types import SAMPLE_RATE
 from deployments.caller import ANYBODY, Caller
+from deployments.faults import ServiceEnding
 from deployments.metrics import IngressMetrics
 from deployments.tracing import Span, Tracer
 
@@ -24,13 +25,18 @@ class Gate:
         self._tracer = tracer
         self._metrics = metrics
         self.live = 0
+        self.closed = False
+        """For good: the service is ending."""
         self.refused = 0
         """For want of places, since the start."""
         self._of: Counter[str | None] = Counter()
 
     def enter(self, caller: Caller = ANYBODY, parent: str | None = None) -> "Ticket":
         """Take a place; `parent`: the traceparent of what asks. Raises Overloaded where none is free, or where the
-        caller has all that are its due."""
+        caller has all that are its due; ServiceEnding."""
+        if self.closed:
+            self._metrics.ended("refused", ServiceEnding.__name__)
+            raise ServiceEnding
         full = self.live >= self._places
         if full or (caller.streams is not None and self._of[caller.name] >= caller.streams):
             self.refused += full

@@ -21,7 +21,7 @@ from chatterbox_engine.errors import (
     Overloaded,
     UnknownVoice,
 )
-from deployments.faults import StoreUnavailable
+from deployments.faults import ServiceEnding, StoreUnavailable
 from deployments.job_store import UnknownJob, WrongState
 
 
@@ -48,6 +48,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 """For the OpenAPI document."""
 
 
+_AWAY = (ModelUnavailable, EngineDead, ServiceEnding, StoreUnavailable, RayError, RayServeException)
+"""What is not there now and may be soon."""
+
+
 def error_answer(
     status: int, message: str, kind: str, param: str | None = None, code: str | None = None, **headers: str
 ) -> JSONResponse:
@@ -71,7 +75,7 @@ def answer(error: BaseException) -> JSONResponse:
     if isinstance(error, Overloaded):
         after = str(max(1, round(error.retry_after)))
         return error_answer(429, str(error), "rate_limit_error", None, "overloaded", retry_after=after)
-    if isinstance(error, ModelUnavailable | EngineDead | StoreUnavailable | RayError | RayServeException):
+    if isinstance(error, _AWAY):
         message = str(error) if isinstance(error, ChatterboxError) else "A replica is gone or not ready. Try again."
         return error_answer(503, message, "server_error", None, "unavailable", retry_after="5")
     return error_answer(500, "Something went wrong here; the log has it under the request's id.", "server_error")

@@ -21,6 +21,13 @@ class StoreUnavailable(ChatterboxError):
     """Where the service keeps voices or jobs cannot be used now."""
 
 
+class ServiceEnding(ChatterboxError):
+    """It lets its streams end and takes no new ones."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is ending and takes no new streams. Try again in a few seconds.")
+
+
 def answers(method: Callable[Given, Awaitable[Result]]) -> Callable[Given, Awaitable[Result | ChatterboxError]]:
     """A deployment's method whose errors of purpose come back as values, for `ask`."""
 

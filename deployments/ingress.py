@@ -281,10 +281,16 @@ class Ingress:
         return {"id": job_id, "object": "audio.job", "deleted": True}
 
     @api.get(
-        "/health", responses={200: {"model": Health}, 503: {"description": "It is warming up, or a replica is gone."}}
+        "/health",
+        responses={
+            200: {"model": Health},
+            503: {"description": "It is warming up, a replica is gone, or it is ending."},
+        },
     )
     async def health(self) -> JSONResponse:
-        """200 once every stage is warm and well, or asleep and left so; 503 before and otherwise."""
+        """200 once every stage is warm and well, or asleep and left so; 503 before, otherwise, and while it ends."""
+        if self._gate.closed:
+            return JSONResponse({"status": "ending", "stages": self._stages()}, 503, {"retry-after": "5"})
         asleep = self._fleet.asleep
         live: dict[str, Any] = (
             {"ingress": self._gate.live, "asleep": asleep} if asleep else {"ingress": self._gate.live}
@@ -300,6 +306,12 @@ class Ingress:
         except Exception as error:
             return answer(error)
         return JSONResponse({"status": "ok", "live": reduce(or_, told, live), "stages": self._stages()})
+
+    async def leave(self) -> tuple[int, float]:
+        """Take no stream any more. Returns how many are under way, and the seconds that they have from the first call
+        on (`deployments.ending`)."""
+        self._gate.closed = True
+        return self._gate.live, self._settings.drain_s
 
     async def _identify(self) -> dict[str, Identity]:
         """What each stage runs, once it is ready."""

@@ -78,6 +78,9 @@ class ServiceSettings(BaseModel):
     (http://127.0.0.1:4318/v1/traces), or a file of JSON lines (file:///tmp/spans.jsonl). None: there are none."""
     client_stall_s: float = Field(30.0, gt=0)
     """A client that takes no audio for so long is cut off, where the transport tells (docs/operations.md)."""
+    drain_s: float = Field(120.0, ge=0)
+    """How long streams have to end once the service is told to (SIGTERM, `python -m cli drain`); then they are cut.
+    Whoever sends the signal wants more patience than that."""
 
     @model_validator(mode="after")
     def _a_gpu_is_asked_for_by_both_names(self) -> "ServiceSettings":

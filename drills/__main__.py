@@ -54,6 +54,7 @@ HARMS = {
     "power": Harm("kill -9 of everything, and a new start", harms.restarted, may_cut=True),
     "drain": Harm("`cli drain`, and the end of the service", harms.drained, may_stay_away=True),
     "sigterm": Harm("SIGTERM: the end of the service", lambda service: service.stop(), may_stay_away=True),
+    "sigint": Harm("SIGINT: the end of the service", lambda service: service.stop(signal.SIGINT), may_stay_away=True),
 }
 _CALM_S = 4.0
 _BACK_S = 180.0

@@ -103,17 +103,19 @@ class LocalService:
             return False
 
     def kill(self) -> None:
-        """SIGKILL to all of it at once."""
+        """SIGKILL to all of it at once; nothing where it does not run."""
+        if self._process is None or self._process.poll() is not None:
+            return
         doomed = self.processes()
         end(doomed)
         psutil.wait_procs(doomed, _ENDS_S)
 
-    def stop(self) -> None:
-        """SIGTERM, which lets streams end, and SIGKILL for what is left then."""
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        """By a signal that lets streams end, and SIGKILL for what is left then."""
         if self._process is None or self._process.poll() is not None:
             return
         everything = self.processes()
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signum)
         _, left = psutil.wait_procs(everything, _ENDS_S)
         end(left)
 
@@ -124,7 +126,7 @@ class LocalService:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.kill()
         self._folder.cleanup()
 
 

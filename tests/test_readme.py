@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 import soundfile
+
+from drills.listeners import Heard, listen
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,7 +27,7 @@ SERVE, TESTS, CURL, SAY = COMMANDS
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[None]:
+def served() -> Iterator[subprocess.Popen[bytes]]:
     """The service as a new user starts it, until it says that it is ready."""
     if shutil.which("uv") is None:
         pytest.skip("uv is not on the path")
@@ -38,9 +41,9 @@ def served() -> Iterator[None]:
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(1)
-        yield
+        yield process
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
@@ -48,10 +51,14 @@ def served() -> Iterator[None]:
 
 
 def ready() -> bool:
+    return health() == 200
+
+
+def health() -> int:
     try:
-        return httpx.get("http://localhost:8000/health", timeout=5).status_code == 200
+        return httpx.get("http://localhost:8000/health", timeout=5).status_code
     except httpx.HTTPError:
-        return False
+        return 0
 
 
 def test_the_readme_has_these_commands_and_no_others() -> None:
@@ -63,13 +70,34 @@ def test_the_readme_has_these_commands_and_no_others() -> None:
 
 
 @pytest.mark.service
-def test_the_service_starts_and_speaks(served: None) -> None:
+def test_the_service_starts_and_speaks(served: subprocess.Popen[bytes]) -> None:
     subprocess.run(CURL, shell=True, cwd=ROOT, check=True, timeout=120)
     file = ROOT / "hello.mp3"
     samples, rate = soundfile.read(io.BytesIO(file.read_bytes()))
     file.unlink()
     assert rate == 24_000
     assert 1.5 < len(samples) / rate < 4
+
+
+@pytest.mark.service
+def test_a_stream_ends_before_the_service_does(served: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, by way of `uv run`: the live stream is whole, nobody new is let in, and then all is gone."""
+    heard: list[Heard] = []
+    text = "It is a long story, and you shall hear it all. " * 3
+    listener = threading.Thread(target=lambda: heard.append(listen("http://localhost:8000", text, None)))
+    listener.start()
+    time.sleep(2)
+    served.send_signal(signal.SIGTERM)
+    end = time.monotonic() + 30
+    while health() == 200 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not ready()
+    assert listen("http://localhost:8000", "Hello.", None).outcome in ("refused", "unreachable")
+    listener.join()
+    assert heard[0].outcome == "whole"
+    assert heard[0].first is not None
+    served.wait(60)
+    assert health() == 0
 
 
 def test_say_writes_a_file() -> None:

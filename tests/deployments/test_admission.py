@@ -10,19 +10,22 @@ from chatterbox_engine.errors import Overloaded
 from deployments import admission
 from deployments.admission import Gate, Ticket
 from deployments.caller import Caller
+from deployments.faults import ServiceEnding
 from deployments.metrics import IngressMetrics
 from deployments.tracing import Tracer
 
 
-@given(st.lists(st.sampled_from(["enter", "end", "end twice", "forget"]), max_size=40))
+@given(st.lists(st.sampled_from(["enter", "end", "end twice", "forget", "close"]), max_size=40))
 @settings(deadline=None)
 def test_places_and_tickets_agree(actions: list[str]) -> None:
     gate = Gate(3, IngressMetrics(), Tracer("ingress", None))
     held: list[Ticket] = []
     for action in actions:
-        if action == "enter":
-            if len(held) == 3:
-                with pytest.raises(Overloaded):
+        if action == "close":
+            gate.closed = True
+        elif action == "enter":
+            if gate.closed or len(held) == 3:
+                with pytest.raises(ServiceEnding if gate.closed else Overloaded):
                     gate.enter()
             else:
                 held.append(gate.enter())
