@@ -57,11 +57,11 @@ def speak_whole(tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, see
     return {"first_audio_s": took, "seconds": took, "audio_s": audio, "rtf": took / audio}
 
 
-def together(one: Speak, tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, streams: int) -> Measured:
-    """Time so many at once: seconds until the last one's end, over the audio of all."""
+def together(one: Callable[[int], Measured], streams: int) -> Measured:
+    """Time so many at once, each with a seed of its own: seconds until the last one's end, over the audio of all."""
     with ThreadPoolExecutor(streams) as pool:
         begin = time.perf_counter()
-        made = list(pool.map(lambda seed: one(tts, text, max_new_tokens, seed), range(streams)))
+        made = list(pool.map(one, range(streams)))
         took = time.perf_counter() - begin
     audio = sum(own["audio_s"] for own in made)
     first = statistics.median(own["first_audio_s"] for own in made)
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
     if options.streams > 1:
         many: dict[str, Speak] = {"streamed": speak, "in one pass": speak_whole}
         for how, one in many.items():
-            variants[f"{options.streams} at once, {how}"] = partial(together, one, *asked, options.streams)
+            variants[f"{options.streams} at once, {how}"] = partial(together, partial(one, *asked), options.streams)
     told["first_call_first_audio_s"] = variants["streamed"]()["first_audio_s"]
     told["peak_bytes"] = conditions.peak_bytes(given.device)  # before the reference takes its own
     if options.reference_e2e:

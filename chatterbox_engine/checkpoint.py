@@ -40,6 +40,8 @@ T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3", "s3gen", "voice_encoder"
 CONFIG_FILE = "config.json"
 TINY = "tiny"
 """`dummy:tiny` has a Chatterbox's parts, small and random, for tests of everything but sound."""
+TIMED = "timed"
+"""`dummy:timed` is as small, and takes the time of something bigger, asleep: what is around it can be measured."""
 FAMILY = ("chatterbox", "chatterbox-multilingual", "chatterbox-multilingual-v3", "chatterbox-turbo", "chatterbox-nano")
 """Every model that has a name. In a folder that holds several, the first of these is taken."""
 WAYS_OUT = (
@@ -196,10 +198,12 @@ def _seeded(model: str, spec: ModelSpec) -> Checkpoint:
 
 def _dummy(model: str) -> Checkpoint:
     name = model.removeprefix("dummy:")
-    if name == TINY:
+    if name in (TINY, TIMED):
         return _seeded(model, _named(name))
     if name not in FAMILY:
-        raise ModelUnavailable(f"There is no {model}. There are: {', '.join('dummy:' + n for n in (*FAMILY, TINY))}.")
+        raise ModelUnavailable(
+            f"There is no {model}. There are: {', '.join('dummy:' + n for n in (*FAMILY, TINY, TIMED))}."
+        )
     note = "The full architecture with random weights, for load and speed tests: it makes noise, not speech."
     random = {"random_weights": {}, "name": model, "note": note}
     return _seeded(model, ModelSpec.model_validate({**_named(name).model_dump(), **random}))

@@ -164,6 +164,9 @@ class RandomWeights(_Spec):
     """Random weights almost never sample the stop token, so a text's length says how many tokens it gets."""
     prompt_tokens: int = 250
     """Speech tokens of the built-in voice's made-up clip."""
+    t3_step_s: float = 0.0
+    """A step of T3 takes so long at least, and a call of S3Gen: a device's time that takes none of the processor's."""
+    s3gen_call_s: float = 0.0
 
 
 class ClipSpec(_Spec):

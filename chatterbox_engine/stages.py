@@ -58,6 +58,7 @@ class T3Stage:
         if dtype == torch.float16:
             self._check_finite()
         self.engine = T3Engine(self._model, switches, idle_s=config.memory.idle_s)
+        self.engine.takes_s = spec.random_weights.t3_step_s if spec.random_weights else 0.0
         logger.info("T3: steps run by %s", self.engine.runner.kernels)
         if self._warmup == "full":
             self.engine.capture(_progress)
@@ -124,6 +125,8 @@ class S3GenStage:
         own = config.s3gen.cpu_kernels == "auto" and config.s3gen.precision != "fp32"
         watermarker = Watermarker(device=device, kernels=own) if config.watermark else None
         self.engine = S3GenEngine(self.model, config.s3gen, watermarker, config.memory.idle_s)
+        random = checkpoint.spec.random_weights
+        self.engine.takes_s = random.s3gen_call_s if random else 0.0
         self.engine.start()
 
     def open(

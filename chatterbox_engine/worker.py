@@ -23,6 +23,8 @@ class Worker(ABC):
         self._name = name
         self._idle_s = idle_s
         self.resting = False
+        self.takes_s = 0.0
+        """A step that works takes so long at least: the rest of it is slept."""
         self._wake = threading.Event()
         self._stopping = False
         self._failure: BaseException | None = None
@@ -87,6 +89,7 @@ class Worker(ABC):
                         self.resting = False
                     if not self.resting and self.step():
                         self.steps += 1
+                        time.sleep(max(0.0, begin + self.takes_s - time.monotonic()))
                         worked = time.monotonic()
                         self.busy_seconds += worked - begin
                         continue

@@ -132,3 +132,16 @@ def test_waking_is_quicker_than_polling(gate: threading.Event, monkeypatch: pyte
     assert steps.acquire(timeout=10)
     worker.stop()
     assert worker.failed.is_set()
+
+
+def test_a_step_takes_a_fixed_time_where_it_is_told_to() -> None:
+    """What it does not need of it is slept; a look that finds nothing to do takes none."""
+    steps = iter([True, True])
+    worker = Hand(lambda: next(steps, False))
+    worker.takes_s = 0.05
+    worker.start()
+    end = time.monotonic() + 10
+    while worker.busy_seconds < 0.1 and time.monotonic() < end:
+        time.sleep(0.001)
+    worker.stop()
+    assert (worker.steps, worker.busy_seconds >= 0.1) == (2, True)

@@ -1,5 +1,6 @@
 """Switches of the hardware: what applies here does what it says, what does not says so once and changes nothing."""
 
+import functools
 import logging
 import os
 
@@ -44,7 +45,11 @@ def test_without_cuda_graphs_are_the_function_itself() -> None:
     assert len(graphs) == 0
 
 
-def test_compile_gives_the_same_or_falls_back_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_what_is_compiled_gives_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor's first kernel takes a C++ compiler most of a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+
     def double(x: torch.Tensor) -> torch.Tensor:
         return 2 * x + 1
 

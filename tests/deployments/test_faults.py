@@ -21,7 +21,7 @@ def hang_up(service: Service, seed: int) -> int:
     with httpx.stream(
         "POST", f"{service.url}/v1/audio/speech", json={"input": LONG, "seed": seed}, timeout=60
     ) as response:
-        wanted = rng.randrange(0, 400_000)
+        wanted = rng.randrange(0, 200_000)
         for chunk in response.iter_raw():
             wanted -= len(chunk)
             if wanted < 0:
@@ -104,7 +104,7 @@ def test_an_s3gen_replica_that_dies_breaks_its_streams_and_is_replaced(service: 
 def test_a_t3_replica_that_dies_loses_no_stream(service: Service) -> None:
     """Those that it was speaking wait until it is back, or another takes them on, and are whole."""
     service.wait_until_idle()
-    body = {"input": LONG, "response_format": "pcm", "seed": 3}
+    body = {"input": LONG[: len(LONG) // 2], "response_format": "pcm", "seed": 3}
     expected = len(httpx.post(f"{service.url}/v1/audio/speech", json=body, timeout=120).content)
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(httpx.post, f"{service.url}/v1/audio/speech", json=body, timeout=180) for _ in range(3)]

@@ -33,17 +33,17 @@ def test_a_process_that_is_stopped_is_killed() -> None:
 
 
 def test_a_process_that_waits_lives_and_takes_its_watcher_along() -> None:
-    process, watcher = watched(6, 7)
+    process, watcher = watched(3, 4.5)
     assert process.wait(30) == 0
     watcher.wait(10)
 
 
 def test_a_watcher_that_slept_too_does_not_strike() -> None:
-    process, watcher = watched(3, 12)
+    process, watcher = watched(2, 8)
     for one in (process, watcher):
         one.send_signal(signal.SIGSTOP)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(6)
+        process.wait(4)
     for one in (process, watcher):
         one.send_signal(signal.SIGCONT)
     assert process.wait(30) == 0
