@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import requests
 import torch
 
 from benchmarks import conditions
@@ -21,7 +20,6 @@ from benchmarks.measure import Measured, Rounds, Spread, in_turns, ratio, spread
 from benchmarks.report import Column, Report, Row, measured, scaled
 from benchmarks.subject import RESULTS, Subject
 from chatterbox_engine import EngineConfig, OptimizedChatterboxTTS
-from loadtest.local_service import LocalService
 from loadtest.playback import PCM_BYTES_PER_SECOND, Playback
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
@@ -52,6 +50,8 @@ COLUMNS = (
 
 def hear(url: str, text: str, max_new_tokens: int, seed: int) -> Measured:
     """Time one stream over HTTP, from the request on, as `e2e.speak` times one of the engine."""
+    import requests  # not there where only the engine is measured
+
     body: dict[str, str | int] = {
         "input": text,
         "response_format": "pcm",
@@ -111,6 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure and report."""
+    from loadtest.local_service import LocalService
+
     config = EngineConfig.profile("balanced", **SWITCHES)
     given = Subject(options.model, torch.device("cpu"), "balanced", tuple(map(str, SWITCHES.items())), config)
     told = conditions.gather(given, options.repeats, options.date, tokens=options.tokens, characters=len(options.text))

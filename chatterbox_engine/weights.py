@@ -103,6 +103,14 @@ class RandomWeights:
         return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding whose rows are not drawn, since `load` brings them.
+
+    On the meta device the drawing alone would have torch import its compiler, which takes seconds.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 def load(module: nn.Module, weights: Weights, prefix: str = "", dtype: torch.dtype = torch.float32) -> None:
     """Fill a module built on the meta device; its parameters have the reference's names behind `prefix`."""
     state = {}

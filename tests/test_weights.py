@@ -1,6 +1,8 @@
 """Weights: files that do not fit are refused by name, weight norm is folded as torch folds it, seeds are enough."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,14 @@ def test_load_fills_a_module_built_on_no_device() -> None:
     assert not any(parameter.requires_grad for parameter in module.parameters())
     with pytest.raises(ModelUnavailable, match=r"'other\."):
         load(module, StateDictWeights(tensors, "memory"), "other.")
+
+
+def test_a_model_is_loaded_without_torchs_compiler() -> None:
+    """Its import takes seconds, at every start of every replica."""
+    program = (
+        "import sys\n"
+        "from chatterbox_engine import OptimizedChatterboxTTS\n"
+        "OptimizedChatterboxTTS.from_pretrained('cpu', model='dummy:tiny').generate('Hello.')\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=120, check=False).returncode == 0

@@ -19,6 +19,7 @@ from chatterbox_engine.s3gen.past import Continuation, Past
 from chatterbox_engine.s3gen.solver import EulerSolver, Solver, SolverPast
 from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN
+from chatterbox_engine.weights import table
 
 _PROMPT_PLACE = 2**40
 """Places of the prompt's noise begin here, far beyond those of any frame spoken."""
@@ -85,7 +86,7 @@ class Flow(nn.Module):
     def __init__(self, spec: S3GenSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.input_embedding = nn.Embedding(spec.token_vocab, spec.encoder.width)
+        self.input_embedding = table(spec.token_vocab, spec.encoder.width)
         self.spk_embed_affine_layer = nn.Linear(spec.speaker_width, spec.mel_bins)
         self.encoder = Encoder(spec)
         self.encoder_proj = nn.Linear(spec.encoder.width, spec.mel_bins)

@@ -14,7 +14,7 @@ from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.conditioning import Conditioning
 from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer, Place, RMSNorm, rope_tables
-from chatterbox_engine.weights import Weights, load
+from chatterbox_engine.weights import Weights, load, table
 
 
 class T3Model(nn.Module):
@@ -25,13 +25,13 @@ class T3Model(nn.Module):
         self.spec = spec
         gpt2 = spec.backbone == "gpt2"
         self.cond_enc = Conditioning(spec)
-        self.text_emb = nn.Embedding(spec.text_vocab, spec.width)
-        self.speech_emb = nn.Embedding(spec.speech_vocab, spec.width)
+        self.text_emb = table(spec.text_vocab, spec.width)
+        self.speech_emb = table(spec.speech_vocab, spec.width)
         if spec.learned_positions:
-            self.text_pos_emb = nn.Embedding(spec.max_text_tokens + 2, spec.width)
-            self.speech_pos_emb = nn.Embedding(spec.max_speech_tokens + 4, spec.width)
+            self.text_pos_emb = table(spec.max_text_tokens + 2, spec.width)
+            self.speech_pos_emb = table(spec.max_speech_tokens + 4, spec.width)
         if gpt2:
-            self.pos_emb = nn.Embedding(spec.gpt2_positions, spec.width)
+            self.pos_emb = table(spec.gpt2_positions, spec.width)
         layer = GPT2Layer if gpt2 else LlamaLayer
         self.layers = nn.ModuleList(layer(spec) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.width, spec.norm_eps) if gpt2 else RMSNorm(spec.width, spec.norm_eps)
