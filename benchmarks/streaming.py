@@ -17,7 +17,6 @@ from benchmarks.s3gen import speech_tokens
 from chatterbox_engine.accel.device import s3gen_dtype
 from chatterbox_engine.checkpoint import S3GEN_FILE
 from chatterbox_engine.s3gen.flow import FlowPast, flow_noise
-from chatterbox_engine.s3gen.hift_stream import HiFTStream, advance
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 
@@ -58,9 +57,9 @@ def cuts(tokens: int, schedule: tuple[int, ...], lookahead: int) -> Iterator[tup
 
 def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, schedule: tuple[int, ...],
         window: int | None) -> torch.Tensor:  # fmt: skip
-    """The mel (80, frames) that a stream cut by `schedule` commits, chunk after chunk, each of which HiFT speaks."""
+    """The mel (80, frames) that a stream cut by `schedule` commits, chunk after chunk, each of which is spoken."""
     prompt, lookahead = voice.prompt.shape[1], model.spec.encoder.lookahead
-    vocoder = HiFTStream(seed)
+    speaking = model.vocoder.open(seed)
     parts: list[torch.Tensor] = []
     for done, end, final in cuts(len(tokens), schedule, lookahead):
         start = 0 if window is None else max(0, done - window)
@@ -73,7 +72,7 @@ def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, sche
         inputs = row.to(model.device), *_conditions(model, voice), noise.to(model.device)
         with torch.inference_mode():
             made = model.flow(*inputs, final=final)[0, :, FRAMES_PER_TOKEN * (done - start) :]
-            advance(model.hift, [vocoder], [made], [final])
+            model.vocoder.advance([speaking], [made], [final])
         parts.append(made.cpu())
     return torch.cat(parts, dim=1)
 
@@ -84,7 +83,7 @@ def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: i
     prompt, lookahead = FRAMES_PER_TOKEN * voice.prompt.shape[1], model.spec.encoder.lookahead
     past = heard.copy()
     feat, speaker = _conditions(model, voice)
-    vocoder = HiFTStream(seed)
+    speaking = model.vocoder.open(seed)
     parts: list[torch.Tensor] = []
     for done, end, final in cuts(len(tokens), schedule, lookahead):
         own = torch.tensor(tokens[done : end if final else end + lookahead])
@@ -94,7 +93,7 @@ def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: i
         )[:, :, min(prompt, past.frames) :]  # fmt: skip
         with torch.inference_mode():
             (made,) = model.flow.go_on([own], [final], feat, speaker, noise.to(model.device), [past])
-            advance(model.hift, [vocoder], [made], [final])
+            model.vocoder.advance([speaking], [made], [final])
         parts.append(made.cpu())
     return torch.cat(parts, dim=1)
 
@@ -116,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = given.checkpoint()
     weights = checkpoint.weights(S3GEN_FILE)
     dtype, switches = s3gen_dtype(given.config.s3gen.precision, given.device), given.config.s3gen
-    model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, given.device, switches)
+    model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, given.device, switches, checkpoint.vocos(switches))
     voice = subject.voice_of(checkpoint).for_s3gen()
     told = conditions.gather(given, options.repeats, options.date, seconds=options.seconds)
     told["dtype"] = str(dtype).removeprefix("torch.")
