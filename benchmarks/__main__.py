@@ -9,7 +9,10 @@ from types import ModuleType
 
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 
-_NAMES = ("t3", "s3gen", "e2e", "ab", "scheduler", "deadlines", "streaming", "bandwidth", "syncs", "quality", "render")
+_NAMES = (
+    "t3", "s3gen", "vocoder", "e2e", "ab", "scheduler", "deadlines", "streaming", "bandwidth", "syncs", "quality",
+    "render",
+)  # fmt: skip
 
 warnings.filterwarnings(
     "ignore", message="pkg_resources"

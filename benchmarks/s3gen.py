@@ -24,7 +24,7 @@ from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE, TOKEN_RATE, VALID_TOKENS
 
-_WHOLE = (10**6,)
+WHOLE = (10**6,)
 _VOCODER = "vocoder alone, the longest"
 _ATTEMPTS = 5
 """The engine may wake up before the last of a batch is handed over; then all are made again."""
@@ -85,7 +85,7 @@ class Speaking:
 
     def _open(self, tokens: Tensor, seed: int) -> SpeechStream:
         """An utterance whose end is not said yet, so that nothing of it is made."""
-        stream = self.stage.open(self.voice, schedule=_WHOLE, paced=False)
+        stream = self.stage.open(self.voice, schedule=WHOLE, paced=False)
         stream.begin_piece(seed, 0.0)
         stream.feed(tokens.tolist(), final=False)
         return stream
@@ -137,6 +137,8 @@ def run(options: argparse.Namespace) -> None:
         speaking.run(*case)
     told["peak_bytes"] = conditions.peak_bytes(given.device)  # before the reference takes its own
     arithmetic = bandwidth.matmul(given.device, speaking.stage.dtype)
+    vocos = given.config.s3gen.vocoder == "vocos"
+    operations = partial(s3gen_operations, spec, voice.s3gen_prompt.shape[1], vocos=vocos)
     told["operations_a_second"], told["operations_how"] = arithmetic.per_second, arithmetic.how
     variants: dict[str, Callable[[], Measured]] = {name: partial(speaking.run, *case) for name, case in cases.items()}
     if not options.no_reference:
@@ -147,7 +149,7 @@ def run(options: argparse.Namespace) -> None:
             tokens = speech_tokens(0, round(seconds * TOKEN_RATE))[None]
             variants[_reference(seconds)] = partial(reference.measure, tokens, voice)
         variants[_reference(options.seconds[0])]()
-        mel = _random_mel(spec, options.seconds[-1])
+        mel = random_mel(spec, options.seconds[-1])
         variants[_VOCODER], variants[f"{REFERENCE}'s {_VOCODER}"] = (
             partial(speaking.run_vocoder, mel), partial(reference.measure_hift, mel),
         )  # fmt: skip
@@ -160,7 +162,7 @@ def run(options: argparse.Namespace) -> None:
             seconds, batch = cases[name]
             if _reference(seconds) in rounds:
                 row["ratio"] = ratio(rounds[_reference(seconds)], own, "rtf")
-            row["operations"] = batch * s3gen_operations(spec, voice.s3gen_prompt.shape[1], _spoken(spec, seconds))
+            row["operations"] = batch * operations(_spoken(spec, seconds))
             row["ceiling_s"] = row["operations"] / arithmetic.per_second
             row["share"] = row["ceiling_s"] / row["seconds"].median
         if name == _VOCODER:
@@ -175,7 +177,7 @@ def _spoken(spec: S3GenSpec, seconds: float) -> int:
     return round(seconds * TOKEN_RATE) + len(spec.opening_tokens) + len(spec.closing_tokens)
 
 
-def _random_mel(spec: S3GenSpec, seconds: float) -> Tensor:
+def random_mel(spec: S3GenSpec, seconds: float) -> Tensor:
     """(1, 80, F), about as loud as speech."""
     return torch.randn(1, spec.mel_bins, round(seconds * TOKEN_RATE) * FRAMES_PER_TOKEN) - 4.0
 

@@ -13,14 +13,13 @@ from tqdm import tqdm
 from benchmarks import conditions, subject
 from benchmarks.measure import Measured, Rounds, seconds, spread
 from benchmarks.report import Column, Report, Row, file_name, scaled
-from benchmarks.s3gen import speech_tokens
+from benchmarks.s3gen import WHOLE, speech_tokens
 from chatterbox_engine.accel.device import s3gen_dtype
 from chatterbox_engine.checkpoint import S3GEN_FILE
 from chatterbox_engine.s3gen.flow import FlowPast, flow_noise
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 
-_WHOLE = (10**6,)
 _WARM_UP_TOKENS = 50
 _DEFAULT = (25, 25, 50, 100)
 _CASES: tuple[tuple[tuple[int, ...], int | None, bool], ...] = (
@@ -30,7 +29,7 @@ _CASES: tuple[tuple[tuple[int, ...], int | None, bool], ...] = (
     ((50,), None, False),
     ((25,), 50, False),
     ((25,), 25, False),
-    (_WHOLE, None, True),
+    (WHOLE, None, True),
     (_DEFAULT, None, True),
     ((25,), None, True),
     ((10,), None, True),
@@ -123,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
     for seed in tqdm(range(options.repeats), "Streaming", disable=None):
         tokens = speech_tokens(seed, round(options.seconds * TOKEN_RATE)).tolist()
         if seed == 0:
-            mel(model, voice, tokens[:_WARM_UP_TOKENS], seed, _WHOLE, None)
+            mel(model, voice, tokens[:_WARM_UP_TOKENS], seed, WHOLE, None)
         for name, measured in _utterance(model, voice, tokens, seed).items():
             rounds.setdefault(name, []).append(measured)
     rows: list[Row] = [{"variant": name, **{key: spread(own, key) for key in own[0]}} for name, own in rounds.items()]
@@ -143,14 +142,14 @@ def _utterance(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: in
 
         return seconds(run, model.device)
 
-    took = timed(_WHOLE, None, False)
+    took = timed(WHOLE, None, False)
     offline = made[0]
-    other = mel(model, voice, tokens, seed + 1000, _WHOLE, None)
+    other = mel(model, voice, tokens, seed + 1000, WHOLE, None)
     found: dict[str, Measured] = {"another seed": {"distance": float((other - offline).abs().mean())}}
     for schedule, window, chunked in _CASES:
         cost = timed(schedule, window, chunked) / took
         distance = float((made[-1] - offline).abs().mean())
-        cut = "one" if schedule == _WHOLE else str(list(schedule))
+        cut = "one" if schedule == WHOLE else str(list(schedule))
         again = "chunked" if chunked else "all" if window is None else str(window)
         found[f"{cut}, {again}"] = {"distance": distance, "cost": cost}
     return found

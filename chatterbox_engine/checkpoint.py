@@ -74,13 +74,15 @@ class Checkpoint:
             return None
         if switches.vocos_file is None and self.spec.random_weights is not None:
             return self.spec.s3gen.vocos, RandomWeights(self.spec.random_weights.seed)
-        own = self.folder / self.spec.files.vocos if self.folder is not None else None
-        path = own if switches.vocos_file is None else Path(os.path.expanduser(switches.vocos_file))
+        path = self.folder / self.spec.files.vocos if self.folder is not None else None
+        if switches.vocos_file is not None:
+            path = Path(os.path.expanduser(switches.vocos_file))
         if path is None or not path.is_file():
-            place = f"{self.model} is in memory, and has no file of a" if path is None else f"{path} is missing: the"
+            missing = f"{self.model} has no folder to look for a Vocos in" if path is None else f"{path} is missing"
+            model = self.model if self.folder is not None else "MODEL"
             raise ModelUnavailable(
-                f"{place} Vocos for this model. Train one with `python -m training vocos --model {self.model} --to "
-                "FOLDER` and name it with s3gen.vocos_file, or use s3gen.vocoder: hift."
+                f"{missing}. Train a Vocos on the model's own speech (python -m training vocos --model {model} --to "
+                "FOLDER) and name its file with s3gen.vocos_file, or use s3gen.vocoder: hift."
             )
         weights = SafetensorsWeights(path)
         try:
