@@ -33,14 +33,14 @@ from training.modules import begin
 from training.vocoder import spectral_distance
 
 TEXTS = 500
-"""Three quarters of an hour, with the bundled model."""
+"""Half an hour, with the bundled model."""
 HELD_OUT = 20
 """Utterances that it does not learn from."""
 AT_ONCE = 8
 SEGMENT_FRAMES = 64
 BATCH = 8
-STEPS = 6000
-RATE = 1e-3
+STEPS = 2000
+RATE = 1.5e-3
 _QUIET = -2.0
 """Log magnitudes at first, about those of speech."""
 _SMALL = 0.3
