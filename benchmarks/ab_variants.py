@@ -66,6 +66,7 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("s3gen", "s3gen.hift_precision=bf16x3", (), _CPU),
     ("s3gen", "s3gen.hift_precision=bf16", (), None),
     ("s3gen", "s3gen.f0_precision=fp64", (), None),
+    ("s3gen", "s3gen.vocoder=vocos", (), None),
     ("s3gen", "s3gen.cfm_steps=5", (), None),
     ("s3gen", "s3gen.prompt_seconds=3", (), None),
     ("e2e", "s3gen.chunk_schedule=[10,20,40,80]", (), None),
@@ -94,6 +95,7 @@ _BESIDES = (
     ("t3.cpu_kernels=plain", _CPU),
     ("s3gen.cpu_kernels=plain", _CPU),
     ("s3gen.hift_precision=bf16", None),
+    ("s3gen.vocoder=vocos", None),
 )
 """Switches that `balanced` and `reference` share, and that may matter more to `balanced`."""
 
@@ -163,7 +165,7 @@ CLAIMS = (
     Claim("inference mode", "every step runs in it, in any profile; so does the reference"),
     Claim("channels last", "no switch yet", waits="S3Gen's own issue"),
     Claim("warm-up", "first calls paid before the service is ready", ("warmup=none", "warmup=full")),
-    Claim("Vocos", "not built: another vocoder has to be trained for these mels", waits="S3Gen's own issue"),
+    Claim("Vocos", "distilled from HiFT by a command, for any model; off by default", ("s3gen.vocoder=vocos",)),
     Claim("text splitting", "always, at sentences, clauses, then words; a text that fits is not split",
           waits="the demo voice, on which its effect on speech can be heard"),
     Claim("quantisation", "weights in fewer bits",

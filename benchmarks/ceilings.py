@@ -8,12 +8,13 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.report import Column, Row, number, table
-from chatterbox_engine.spec import SPECS, EncoderSpec, EstimatorSpec, HiFTSpec, ModelSpec, S3GenSpec, T3Spec
+from chatterbox_engine.spec import SPECS, EncoderSpec, EstimatorSpec, HiFTSpec, ModelSpec, S3GenSpec, T3Spec, VocosSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE
 
 WEIGHT_BITS = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}
 _CONV, _EDGE, _F0_LAYERS = 3, 7, 5
-"""Kernel of the flow's and of the F0 predictor's convolutions; of HiFT's first and last; layers of the F0 predictor."""
+"""Kernel of the flow's and of the F0 predictor's convolutions; of HiFT's first and last, and of Vocos's; layers of the
+F0 predictor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,21 @@ def hift_operations(spec: HiFTSpec, mel_bins: int, frames: int) -> float:
     return total + 2 * length * _EDGE * width * bins + 2 * columns * bins * spec.n_fft
 
 
-def s3gen_operations(spec: S3GenSpec, prompt: int, tokens: int) -> float:
-    """Of one utterance, offline: the flow once, then HiFT."""
-    return flow_operations(spec, prompt, tokens) + hift_operations(spec.hift, spec.mel_bins, FRAMES_PER_TOKEN * tokens)
+def vocos_operations(spec: VocosSpec, mel_bins: int, frames: int) -> float:
+    """Of the other vocoder over so many mel frames, without its inverse FFTs, which are few."""
+    block = _EDGE * spec.width + 2 * spec.width * spec.mlp_width
+    return 2 * frames * (_EDGE * mel_bins * spec.width + spec.layers * block + spec.width * (spec.n_fft + 2))
+
+
+def s3gen_operations(spec: S3GenSpec, prompt: int, tokens: int, *, vocos: bool = False) -> float:
+    """Of one utterance, offline: the flow once, then HiFT or Vocos."""
+    frames = FRAMES_PER_TOKEN * tokens
+    vocoder = (
+        vocos_operations(spec.vocos, spec.mel_bins, frames)
+        if vocos
+        else hift_operations(spec.hift, spec.mel_bins, frames)
+    )
+    return flow_operations(spec, prompt, tokens) + vocoder
 
 
 def _encoder(spec: EncoderSpec, length: int) -> float:

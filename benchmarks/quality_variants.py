@@ -41,6 +41,7 @@ _S3GEN = (
     "s3gen.cpu_kernels=plain",
     "s3gen.hift_precision=fp32",
     "s3gen.hift_precision=bf16",
+    "s3gen.vocoder=vocos",
     "s3gen.cfm_steps=6",
     "s3gen.prompt_seconds=1",
 )

@@ -1,4 +1,4 @@
-"""python -m benchmarks s3gen: the flow and HiFT offline, against chatterbox-tts and against what arithmetic allows.
+"""python -m benchmarks s3gen: flow and vocoder offline, against chatterbox-tts and against what arithmetic allows.
 
 An utterance is made in one chunk, without the watermark: no streaming, no recomputation.
 """
@@ -19,14 +19,13 @@ from benchmarks.subject import Subject
 from benchmarks.t3 import REFERENCE, counts
 from chatterbox_engine.checkpoint import Checkpoint
 from chatterbox_engine.errors import InvalidRequest
-from chatterbox_engine.s3gen.hift_stream import HiFTStream, advance
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE, TOKEN_RATE, VALID_TOKENS
 
-_WHOLE = (10**6,)
-_HIFT = "HiFT alone, the longest"
+WHOLE = (10**6,)
+_VOCODER = "vocoder alone, the longest"
 _ATTEMPTS = 5
 """The engine may wake up before the last of a batch is handed over; then all are made again."""
 _PATIENCE_S = 1200.0
@@ -67,13 +66,13 @@ class Speaking:
                 return {"seconds": took, "rtf": took * SAMPLE_RATE / samples}
         raise InvalidRequest(f"{batch} utterances did not come into one call, {_ATTEMPTS} times.", "batch")
 
-    def run_hift(self, mel: Tensor) -> Measured:
-        """HiFT alone on mel (1, 80, F), in one call."""
-        hift, device = self.stage.model.hift, self.stage.model.device
+    def run_vocoder(self, mel: Tensor) -> Measured:
+        """The vocoder alone on mel (1, 80, F), in one call."""
+        vocoder, device = self.stage.model.vocoder, self.stage.model.device
 
         def vocode() -> Tensor:
             with torch.inference_mode():
-                (made,) = advance(hift, [HiFTStream(0)], [mel[0].to(device)], [True])
+                (made,) = vocoder.advance([vocoder.open(0)], [mel[0].to(device)], [True])
             return made[None]
 
         return timed_audio(vocode, device)
@@ -86,7 +85,7 @@ class Speaking:
 
     def _open(self, tokens: Tensor, seed: int) -> SpeechStream:
         """An utterance whose end is not said yet, so that nothing of it is made."""
-        stream = self.stage.open(self.voice, schedule=_WHOLE, paced=False)
+        stream = self.stage.open(self.voice, schedule=WHOLE, paced=False)
         stream.begin_piece(seed, 0.0)
         stream.feed(tokens.tolist(), final=False)
         return stream
@@ -138,6 +137,8 @@ def run(options: argparse.Namespace) -> None:
         speaking.run(*case)
     told["peak_bytes"] = conditions.peak_bytes(given.device)  # before the reference takes its own
     arithmetic = bandwidth.matmul(given.device, speaking.stage.dtype)
+    vocos = given.config.s3gen.vocoder == "vocos"
+    operations = partial(s3gen_operations, spec, voice.s3gen_prompt.shape[1], vocos=vocos)
     told["operations_a_second"], told["operations_how"] = arithmetic.per_second, arithmetic.how
     variants: dict[str, Callable[[], Measured]] = {name: partial(speaking.run, *case) for name, case in cases.items()}
     if not options.no_reference:
@@ -148,11 +149,11 @@ def run(options: argparse.Namespace) -> None:
             tokens = speech_tokens(0, round(seconds * TOKEN_RATE))[None]
             variants[_reference(seconds)] = partial(reference.measure, tokens, voice)
         variants[_reference(options.seconds[0])]()
-        mel = _random_mel(spec, options.seconds[-1])
-        variants[_HIFT], variants[f"{REFERENCE}'s {_HIFT}"] = (
-            partial(speaking.run_hift, mel), partial(reference.measure_hift, mel),
+        mel = random_mel(spec, options.seconds[-1])
+        variants[_VOCODER], variants[f"{REFERENCE}'s {_VOCODER}"] = (
+            partial(speaking.run_vocoder, mel), partial(reference.measure_hift, mel),
         )  # fmt: skip
-        variants[_HIFT]()
+        variants[_VOCODER]()
     rounds = in_turns(variants, options.repeats, warm_up=0, title="S3Gen")  # each has run once above
     rows: list[Row] = []
     for name, own in rounds.items():
@@ -161,11 +162,11 @@ def run(options: argparse.Namespace) -> None:
             seconds, batch = cases[name]
             if _reference(seconds) in rounds:
                 row["ratio"] = ratio(rounds[_reference(seconds)], own, "rtf")
-            row["operations"] = batch * s3gen_operations(spec, voice.s3gen_prompt.shape[1], _spoken(spec, seconds))
+            row["operations"] = batch * operations(_spoken(spec, seconds))
             row["ceiling_s"] = row["operations"] / arithmetic.per_second
             row["share"] = row["ceiling_s"] / row["seconds"].median
-        if name == _HIFT:
-            row["ratio"] = ratio(rounds[f"{REFERENCE}'s {_HIFT}"], own, "rtf")
+        if name == _VOCODER:
+            row["ratio"] = ratio(rounds[f"{REFERENCE}'s {_VOCODER}"], own, "rtf")
         rows.append(row)
     Report(file_name("s3gen", given.model, given.device.type), told, COLUMNS, rows, rounds).emit(options.output)
     speaking.stage.engine.stop()
@@ -176,7 +177,7 @@ def _spoken(spec: S3GenSpec, seconds: float) -> int:
     return round(seconds * TOKEN_RATE) + len(spec.opening_tokens) + len(spec.closing_tokens)
 
 
-def _random_mel(spec: S3GenSpec, seconds: float) -> Tensor:
+def random_mel(spec: S3GenSpec, seconds: float) -> Tensor:
     """(1, 80, F), about as loud as speech."""
     return torch.randn(1, spec.mel_bins, round(seconds * TOKEN_RATE) * FRAMES_PER_TOKEN) - 4.0
 

@@ -13,15 +13,13 @@ from tqdm import tqdm
 from benchmarks import conditions, subject
 from benchmarks.measure import Measured, Rounds, seconds, spread
 from benchmarks.report import Column, Report, Row, file_name, scaled
-from benchmarks.s3gen import speech_tokens
+from benchmarks.s3gen import WHOLE, speech_tokens
 from chatterbox_engine.accel.device import s3gen_dtype
 from chatterbox_engine.checkpoint import S3GEN_FILE
 from chatterbox_engine.s3gen.flow import FlowPast, flow_noise
-from chatterbox_engine.s3gen.hift_stream import HiFTStream, advance
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 
-_WHOLE = (10**6,)
 _WARM_UP_TOKENS = 50
 _DEFAULT = (25, 25, 50, 100)
 _CASES: tuple[tuple[tuple[int, ...], int | None, bool], ...] = (
@@ -31,7 +29,7 @@ _CASES: tuple[tuple[tuple[int, ...], int | None, bool], ...] = (
     ((50,), None, False),
     ((25,), 50, False),
     ((25,), 25, False),
-    (_WHOLE, None, True),
+    (WHOLE, None, True),
     (_DEFAULT, None, True),
     ((25,), None, True),
     ((10,), None, True),
@@ -58,9 +56,9 @@ def cuts(tokens: int, schedule: tuple[int, ...], lookahead: int) -> Iterator[tup
 
 def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, schedule: tuple[int, ...],
         window: int | None) -> torch.Tensor:  # fmt: skip
-    """The mel (80, frames) that a stream cut by `schedule` commits, chunk after chunk, each of which HiFT speaks."""
+    """The mel (80, frames) that a stream cut by `schedule` commits, chunk after chunk, each of which is spoken."""
     prompt, lookahead = voice.prompt.shape[1], model.spec.encoder.lookahead
-    vocoder = HiFTStream(seed)
+    speaking = model.vocoder.open(seed)
     parts: list[torch.Tensor] = []
     for done, end, final in cuts(len(tokens), schedule, lookahead):
         start = 0 if window is None else max(0, done - window)
@@ -73,7 +71,7 @@ def mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: int, sche
         inputs = row.to(model.device), *_conditions(model, voice), noise.to(model.device)
         with torch.inference_mode():
             made = model.flow(*inputs, final=final)[0, :, FRAMES_PER_TOKEN * (done - start) :]
-            advance(model.hift, [vocoder], [made], [final])
+            model.vocoder.advance([speaking], [made], [final])
         parts.append(made.cpu())
     return torch.cat(parts, dim=1)
 
@@ -84,7 +82,7 @@ def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: i
     prompt, lookahead = FRAMES_PER_TOKEN * voice.prompt.shape[1], model.spec.encoder.lookahead
     past = heard.copy()
     feat, speaker = _conditions(model, voice)
-    vocoder = HiFTStream(seed)
+    speaking = model.vocoder.open(seed)
     parts: list[torch.Tensor] = []
     for done, end, final in cuts(len(tokens), schedule, lookahead):
         own = torch.tensor(tokens[done : end if final else end + lookahead])
@@ -94,7 +92,7 @@ def chunked_mel(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: i
         )[:, :, min(prompt, past.frames) :]  # fmt: skip
         with torch.inference_mode():
             (made,) = model.flow.go_on([own], [final], feat, speaker, noise.to(model.device), [past])
-            advance(model.hift, [vocoder], [made], [final])
+            model.vocoder.advance([speaking], [made], [final])
         parts.append(made.cpu())
     return torch.cat(parts, dim=1)
 
@@ -116,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
     checkpoint = given.checkpoint()
     weights = checkpoint.weights(S3GEN_FILE)
     dtype, switches = s3gen_dtype(given.config.s3gen.precision, given.device), given.config.s3gen
-    model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, given.device, switches)
+    model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, given.device, switches, checkpoint.vocos(switches))
     voice = subject.voice_of(checkpoint).for_s3gen()
     told = conditions.gather(given, options.repeats, options.date, seconds=options.seconds)
     told["dtype"] = str(dtype).removeprefix("torch.")
@@ -124,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
     for seed in tqdm(range(options.repeats), "Streaming", disable=None):
         tokens = speech_tokens(seed, round(options.seconds * TOKEN_RATE)).tolist()
         if seed == 0:
-            mel(model, voice, tokens[:_WARM_UP_TOKENS], seed, _WHOLE, None)
+            mel(model, voice, tokens[:_WARM_UP_TOKENS], seed, WHOLE, None)
         for name, measured in _utterance(model, voice, tokens, seed).items():
             rounds.setdefault(name, []).append(measured)
     rows: list[Row] = [{"variant": name, **{key: spread(own, key) for key in own[0]}} for name, own in rounds.items()]
@@ -144,14 +142,14 @@ def _utterance(model: S3GenModel, voice: S3GenVoice, tokens: list[int], seed: in
 
         return seconds(run, model.device)
 
-    took = timed(_WHOLE, None, False)
+    took = timed(WHOLE, None, False)
     offline = made[0]
-    other = mel(model, voice, tokens, seed + 1000, _WHOLE, None)
+    other = mel(model, voice, tokens, seed + 1000, WHOLE, None)
     found: dict[str, Measured] = {"another seed": {"distance": float((other - offline).abs().mean())}}
     for schedule, window, chunked in _CASES:
         cost = timed(schedule, window, chunked) / took
         distance = float((made[-1] - offline).abs().mean())
-        cut = "one" if schedule == _WHOLE else str(list(schedule))
+        cut = "one" if schedule == WHOLE else str(list(schedule))
         again = "chunked" if chunked else "all" if window is None else str(window)
         found[f"{cut}, {again}"] = {"distance": distance, "cost": cost}
     return found

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
+from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
-from chatterbox_engine.spec import SPECS, ModelSpec
+from chatterbox_engine.spec import SPECS, ModelSpec, VocosSpec
 from chatterbox_engine.text import TextTokenizer, gpt2, stand_in
 from chatterbox_engine.text.cangjie import Cangjie
 from chatterbox_engine.types import FRAMES_PER_TOKEN
@@ -38,6 +39,8 @@ _BUNDLED = Path(__file__).parent / DEMO
 T3_FILE, S3GEN_FILE, VOICE_ENCODER_FILE = "t3", "s3gen", "voice_encoder"
 """Files of weights by their field in FilesSpec, which says what they are called."""
 CONFIG_FILE = "config.json"
+VOCOS_SPEC = "vocos"
+"""In the metadata of a file of Vocos: its VocosSpec, as JSON."""
 TINY = "tiny"
 """`dummy:tiny` has a Chatterbox's parts, small and random, for tests of everything but sound."""
 TIMED = "timed"
@@ -64,6 +67,32 @@ class Checkpoint:
     """Raises ModelUnavailable."""
     voice: Callable[[], Voice | None]
     """The built-in voice, or None where the checkpoint has none. Raises ModelUnavailable."""
+    folder: Path | None = None
+    """Where its files are; None for random weights and a model in memory."""
+
+    def vocos(self, switches: S3GenSwitches) -> tuple[VocosSpec, Weights] | None:
+        """The Vocos that is to speak, or None where HiFT is. Raises ModelUnavailable where it was not trained."""
+        if switches.vocoder == "hift":
+            return None
+        if switches.vocos_file is None and self.spec.random_weights is not None:
+            return self.spec.s3gen.vocos, RandomWeights(self.spec.random_weights.seed)
+        path = self.folder / self.spec.files.vocos if self.folder is not None else None
+        if switches.vocos_file is not None:
+            path = Path(os.path.expanduser(switches.vocos_file))
+        if path is None or not path.is_file():
+            missing = f"{self.model} has no folder to look for a Vocos in" if path is None else f"{path} is missing"
+            model = self.model if self.folder is not None else "MODEL"
+            raise ModelUnavailable(
+                f"{missing}. Train a Vocos on the model's own speech (python -m training vocos --model {model} --to "
+                "FOLDER) and name its file with s3gen.vocos_file, or use s3gen.vocoder: hift."
+            )
+        weights = SafetensorsWeights(path)
+        try:
+            return VocosSpec.model_validate_json(weights.metadata[VOCOS_SPEC]), weights
+        except (KeyError, ValidationError) as error:
+            raise ModelUnavailable(
+                f"{path} does not say which Vocos it is, as `python -m training vocos` writes it."
+            ) from error
 
     def voice_encoder(self) -> VoiceEncoder:
         """What makes voices from clips; takes seconds to load, and only those who upload need it.
@@ -225,6 +254,7 @@ def _open(model: str, folder: Path, name: str) -> Checkpoint:
         weights=lambda file: _read_weights(paths[file]),
         tokenizer=lambda: TextTokenizer.from_folder(folder, spec),
         voice=lambda: Voice.from_conditionals_file(voice, model=spec.name) if voice.is_file() else None,
+        folder=folder,
     )
 
 

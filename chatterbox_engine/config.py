@@ -64,6 +64,10 @@ class S3GenSwitches(_Switches):
 
     precision: Precision = "auto"
     """Of the flow. auto: bf16 on CPUs with AMX, fp32 elsewhere."""
+    vocoder: Literal["hift", "vocos"] = "hift"
+    """hift: the model's own. vocos: one that was trained to speak as HiFT does (`python -m training vocos`)."""
+    vocos_file: str | None = None
+    """Where Vocos's weights are. None: vocos.safetensors in the model's own folder."""
     hift_precision: HiFTPrecision = "auto"
     """Of HiFT's convolutions; F0 and source are fp32 or better. bf16x3: three products of bf16 for one, within 1e-5 of
     fp32's, on CPUs with AMX. auto: bf16x3 there, fp32 elsewhere."""
@@ -71,7 +75,7 @@ class S3GenSwitches(_Switches):
     """fp32 is the reference's own; fp64 keeps a streamed utterance on its offline pass however long it is."""
     max_streams: int = Field(16, ge=1, le=4096)
     max_batch: int = Field(8, ge=1, le=256)
-    """Streams in one call of the flow or of HiFT."""
+    """Streams in one call of the flow or of the vocoder."""
     chunk_schedule: tuple[PositiveInt, ...] = Field((25, 25, 50, 100), min_length=1)
     """Tokens of the 1st, 2nd, ... chunk; the last entry repeats."""
     hurry_s: float | None = Field(0.5, gt=0)

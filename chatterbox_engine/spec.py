@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.types import SamplingParams
@@ -124,8 +124,21 @@ class HiFTSpec(_Spec):
     audio_limit: float = 0.99
 
 
+class VocosSpec(_Spec):
+    """The Vocos vocoder: ConvNeXt blocks at the mel's rate, and an ISTFT of `n_fft` samples every `hop`."""
+
+    width: int = 512
+    mlp_width: int = 1536
+    layers: int = 8
+    n_fft: int = 1920
+    """A whole number of hops."""
+    hop: int = 480
+    ahead: int = Field(1, ge=0, le=3)
+    """Frames that a block's convolution, of 7, sees after its own. The package `vocos` has 3."""
+
+
 class S3GenSpec(_Spec):
-    """Dimensions of S3Gen: flow matching (tokens -> mel) and HiFT (mel -> waveform)."""
+    """Dimensions of S3Gen: flow matching (tokens -> mel) and a vocoder (mel -> waveform)."""
 
     token_vocab: int = 6561
     mel_bins: int = 80
@@ -146,6 +159,8 @@ class S3GenSpec(_Spec):
     crop_last_token: bool = False
     """The audio of a piece's last token (40 ms), where it has more than one, is noise and is left out."""
     hift: HiFTSpec = HiFTSpec()
+    vocos: VocosSpec = VocosSpec()
+    """Of the Vocos that training makes for it, and that random weights have; a file of one says its own."""
 
 
 class SpeechTokenizerSpec(_Spec):
@@ -190,6 +205,8 @@ class FilesSpec(_Spec):
     tokenizer: str = "tokenizer.json"
     voice: str = "conds.pt"
     """The built-in voice; need not be there."""
+    vocos: str = "vocos.safetensors"
+    """Another vocoder for its mels; need not be there."""
     cangjie: str | None = None
     """Which keys write a Chinese character; without it Chinese cannot be read."""
 

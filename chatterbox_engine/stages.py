@@ -119,7 +119,8 @@ class S3GenStage:
         dtype = s3gen_dtype(config.s3gen.precision, device)
         logger.info("S3Gen: loading %s as %s on %s", checkpoint.model, dtype, device)
         weights = checkpoint.weights(S3GEN_FILE)
-        self.model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, device, config.s3gen)
+        vocos = checkpoint.vocos(config.s3gen)
+        self.model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, device, config.s3gen, vocos)
         self.dtype = dtype
         self._schedule = config.s3gen.chunk_schedule
         own = config.s3gen.cpu_kernels == "auto" and config.s3gen.precision != "fp32"

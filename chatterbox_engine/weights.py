@@ -51,6 +51,8 @@ class SafetensorsWeights:
         try:
             self._file = safe_open(path, framework="pt")
             self._names = frozenset(self._file.keys())
+            self.metadata: Mapping[str, str] = self._file.metadata() or {}
+            """What its maker wrote beside the tensors."""
         except (SafetensorError, OSError) as error:
             raise ModelUnavailable(
                 f"{path} cannot be read ({error}). It may be cut short: delete it and download it again."

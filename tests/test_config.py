@@ -37,6 +37,7 @@ def test_the_profiles() -> None:
         ("balanced", {"t3": 3}, "t3"),
         ("balanced", {"s3gen": {"chunk_schedule": []}}, "s3gen.chunk_schedule"),
         ("balanced", {"s3gen": {"chunk_schedule": [20, 0]}}, "s3gen.chunk_schedule.1"),
+        ("balanced", {"s3gen": {"vocoder": "griffin-lim"}}, "s3gen.vocoder"),
         ("balanced", {"s3gen": {"context_window": -1}}, "s3gen.context_window"),
         ("balanced", {"s3gen": {"cfm_steps": 0}}, "s3gen.cfm_steps"),
         ("balanced", {"s3gen": {"max_lead_s": float("nan")}}, "s3gen.max_lead_s"),

@@ -26,13 +26,13 @@ def write(corpus: Corpus, folder: Path, to: Path) -> None:
     talker, teller = t3.Trainee(voice), flow.Trainee()
     talker.model.load_state_dict(_state(folder, "t3"))
     teller.load_state_dict(_state(folder, "flow"))
-    save_file(_stored(talker.reference_state()), to / spec.files.t3)
+    save_file(stored(talker.reference_state()), to / spec.files.t3)
     hift = _state(folder, "vocoder")
     for name in vocoder.READ_MELS:
         hift[name] = hift[name] / MEL_SPREAD
     parts = {"flow.": teller.reference_state(), "mel2wav.": hift}
     s3gen = {prefix + name: tensor for prefix, state in parts.items() for name, tensor in state.items()}
-    save_file(_stored(s3gen), to / spec.files.s3gen)
+    save_file(stored(s3gen), to / spec.files.s3gen)
     tokenizer = Tokenizer(models.BPE(symbols.vocabulary(), [], unk_token="[UNK]"))
     tokenizer.add_special_tokens(["[STOP]", "[UNK]", "[SPACE]", "[START]"])
     tokenizer.save(str(to / spec.files.tokenizer))
@@ -48,7 +48,8 @@ def _state(folder: Path, stage: str) -> dict[str, Tensor]:
     return torch.load(folder / f"{stage}.pt", weights_only=True)["model"]
 
 
-def _stored(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def stored(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices in 8 bits with a scale a row (`weights.SCALE`), the rest in 16."""
     stored = {}
     for name, tensor in state.items():
         if tensor.dim() < 2 or tensor.numel() < _SMALL:

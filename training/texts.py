@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 WORDNET = Path("/usr/share/wordnet")
@@ -95,6 +95,95 @@ _REMARKS = (
     "Do not {verb} the {noun}.",
     "It starts at {hour}.",
 )
+_PLAIN_WORDS = {
+    "noun": (
+        "house",
+        "river",
+        "teacher",
+        "window",
+        "orange",
+        "engine",
+        "village",
+        "mother",
+        "shadow",
+        "church",
+        "garden",
+        "picture",
+        "journey",
+        "thunder",
+        "measure",
+        "youth",
+        "judge",
+        "voice",
+        "leather",
+        "bread",
+        "finger",
+        "ship",
+        "knife",
+        "question",
+        "weather",
+        "cloud",
+        "truth",
+        "jacket",
+        "valley",
+        "branch",
+        "oil",
+        "beach",
+        "moth",
+        "vision",
+    ),
+    "verb": (
+        "carry",
+        "choose",
+        "follow",
+        "gather",
+        "laugh at",
+        "move",
+        "notice",
+        "open",
+        "push",
+        "reach",
+        "search",
+        "throw",
+        "visit",
+        "wash",
+        "use",
+        "join",
+        "watch",
+        "enjoy",
+        "break",
+        "draw",
+        "think about",
+        "shake",
+        "fix",
+    ),
+    "adj": (
+        "bright",
+        "careful",
+        "dirty",
+        "early",
+        "famous",
+        "gentle",
+        "heavy",
+        "huge",
+        "yellow",
+        "narrow",
+        "smooth",
+        "strange",
+        "thick",
+        "usual",
+        "warm",
+        "young",
+        "cheap",
+        "loud",
+        "royal",
+        "quick",
+        "fair",
+        "poor",
+        "other",
+    ),
+}
+"""Of every sound of English, for sentences that need no dictionary."""
 _NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Julia", "Kevin", "Laura", "Martin")
 
 
@@ -137,7 +226,15 @@ def remarks(count: int, seed: int = 1, wordnet: Path = WORDNET) -> Iterator[str]
         yield " ".join(parts)
 
 
-def _filled(draw: random.Random, words: dict[str, list[str]], templates: Sequence[str] = _TEMPLATES) -> str:
+def plain(count: int, seed: int = 2) -> Iterator[str]:
+    """`count` texts of one to three sentences, long and short, from the templates and a few words; no WordNet."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        templates = draw.choice((_TEMPLATES, _TEMPLATES, (*_REMARKS, *_OPENINGS)))
+        yield " ".join(_filled(draw, _PLAIN_WORDS, templates) for _ in range(draw.choice((1, 2, 3))))
+
+
+def _filled(draw: random.Random, words: Mapping[str, Sequence[str]], templates: Sequence[str] = _TEMPLATES) -> str:
     values = {name: draw.choice(words[name.rstrip("2").lower()]) for name in ("noun", "noun2", "verb", "adj", "adj2")}
     numbers = {"n": draw.randint(1, 120), "m": draw.randint(1, 99), "k": draw.randint(1, 9999)}
     times = {"hour": draw.randint(1, 12), "minute": f"{draw.randrange(0, 60, 5):02d}", "day_n": draw.randint(1, 30)}

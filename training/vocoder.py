@@ -62,7 +62,7 @@ def spectral_distance(made: Tensor, real: Tensor) -> Tensor:
     """Mean distance of magnitudes, logarithmic and relative, over RESOLUTIONS: both (B, N)."""
     total = made.new_zeros(())
     for size, hop in RESOLUTIONS:
-        window = torch.hann_window(size)
+        window = torch.hann_window(size, device=made.device)
         ours, theirs = (
             torch.stft(x, size, hop, window=window, return_complex=True).abs().clamp(min=_FLOOR) for x in (made, real)
         )

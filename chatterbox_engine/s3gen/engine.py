@@ -1,16 +1,16 @@
-"""S3Gen's loop: chunks of many streams through the flow and HiFT, in batches."""
+"""S3Gen's loop: chunks of many streams through the flow and the vocoder, in batches."""
 
 import threading
 import time
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from chatterbox_engine.accel.memory import give_back
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.s3gen.capacity import Capacity
-from chatterbox_engine.s3gen.hift_stream import advance
 from chatterbox_engine.s3gen.mels import ChunkedMels, Mels, WindowMels
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.scheduler import Work, batch, ready
@@ -156,12 +156,7 @@ class S3GenEngine(Worker):
             return True
         self.batch = len(work)
         mels = self._mels(work)
-        sounds = advance(
-            self._model.hift,
-            [item.chunk.piece.hift for item in work],
-            mels,
-            [item.chunk.final for item in work],
-        )
+        sounds = self._vocoded(work, mels)
         shaped = [self._shaped(item, sound.cpu().numpy()) for item, sound in zip(work, sounds, strict=True)]
         self._emit([item.stream for item in work], shaped, final=False)
         now = time.monotonic()
@@ -186,6 +181,14 @@ class S3GenEngine(Worker):
             streams, self._streams = self._streams, []
         for stream in streams:
             stream.audio.fail(error)
+
+    def _vocoded(self, work: list[Work], mels: list[Tensor]) -> list[Tensor]:
+        """The samples that each chunk's mel settles."""
+        vocoder, pieces = self._model.vocoder, [item.chunk.piece for item in work]
+        for piece in pieces:
+            if piece.vocoder is None:
+                piece.vocoder = vocoder.open(piece.seed)
+        return vocoder.advance([piece.vocoder for piece in pieces], mels, [item.chunk.final for item in work])
 
     def _shaped(self, item: Work, sound: np.ndarray) -> np.ndarray:
         """A chunk's sound faded in at a piece's start, cropped at its end where the model asks so, then the pause."""

@@ -5,12 +5,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.s3gen.flow import FlowPast
-from chatterbox_engine.s3gen.hift_stream import HiFTStream
 from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, Begun, S3GenVoice, SpokenWord
 from chatterbox_engine.watermark import WatermarkStream
 
@@ -24,7 +24,6 @@ class Piece:
     seed: int
     pause_s: float
     """Silence after it."""
-    hift: HiFTStream
     tokens: list[int] = field(default_factory=list)
     words: list[Begun] = field(default_factory=list)
     """Those that T3 says begin in it, and whose place in the utterance is not told yet."""
@@ -38,6 +37,8 @@ class Piece:
     """Samples made of it, without the pause."""
     flow: FlowPast | None = None
     """What the flow keeps of it, where it speaks chunk by chunk; None before the first."""
+    vocoder: Any = None
+    """What the vocoder keeps of it; None before the first chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class SpeechStream:
         Returns the sizes in which its tokens are best handed over, the last one repeating.
         """
         with self._lock:
-            self._pieces.append(Piece(seed, pause_s, HiFTStream(seed)))
+            self._pieces.append(Piece(seed, pause_s))
             if self._hurry_s is None:
                 sizes = self._schedule[min(self._handed, len(self._schedule) - 1) :]
             else:  # any of them may be wanted early

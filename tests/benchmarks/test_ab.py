@@ -41,7 +41,7 @@ def test_every_switch_has_a_variant() -> None:
     places = {
         "threads", "memory.idle_s", "t3.max_streams", "t3.max_positions", "t3.prefill_positions", "t3.queue_tokens",
         "s3gen.max_streams", "s3gen.max_batch", "s3gen.max_lead_s", "s3gen.queue_chunks",
-        "s3gen.hurry_s", "s3gen.admission",
+        "s3gen.hurry_s", "s3gen.admission", "s3gen.vocos_file",
     }  # fmt: skip
     varied = {switch.partition("=")[0] for variant in variants("cpu") for switch in variant.switches}
     config = configured("reference", ()).model_dump()

@@ -96,6 +96,17 @@ def test_s3gen(bench: Bench) -> None:
     assert rows["2 s, batch 1"]["rtf"]["median"] == pytest.approx(rows["2 s, batch 1"]["seconds"]["median"] / 2)
 
 
+def test_vocoder(bench: Bench) -> None:
+    told = bench("vocoder", *TINY, "--seconds", "1.5")
+    rows = {row["variant"]: row for row in told["rows"]}
+    cases = ("offline", "streamed", "whole S3Gen, offline")
+    assert list(rows) == [f"{name}, {case}" for name in ("hift", "vocos") for case in cases]
+    assert all(("ratio" in row) == name.startswith("vocos") for name, row in rows.items())
+    assert rows["vocos, offline"]["operations"] < rows["hift, offline"]["operations"]
+    for name in ("hift", "vocos"):
+        assert rows[f"{name}, offline"]["ms"]["median"] < rows[f"{name}, whole S3Gen, offline"]["ms"]["median"]
+
+
 def test_e2e(bench: Bench) -> None:
     told = bench(
         "e2e", *TINY, "--tokens", "12", "--switch", "watermark=false", "--text", "Hello there.", "--streams", "2"

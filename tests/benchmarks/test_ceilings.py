@@ -12,6 +12,7 @@ from benchmarks.subject import configured
 from chatterbox_engine.checkpoint import find
 from chatterbox_engine.s3gen.flow import Flow
 from chatterbox_engine.s3gen.hift import HiFT
+from chatterbox_engine.s3gen.vocos import Vocos
 from chatterbox_engine.spec import ModelSpec
 from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.types import FRAMES_PER_TOKEN
@@ -56,6 +57,16 @@ def test_hifts_operations() -> None:
     # The harmonic source mixes its sines by a product of its own, which `decode` does not contain.
     mixing = 2 * source.shape[-1] * hift.harmonics
     assert ceilings.hift_operations(spec.hift, spec.mel_bins, frames) == pytest.approx(decoded + mixing, rel=0.01)
+
+
+def test_vocoss_operations() -> None:
+    spec, frames = demo().s3gen, 40
+    vocos = Vocos(spec.vocos, spec.mel_bins).eval()
+    own = counted(lambda: vocos(torch.zeros(1, spec.mel_bins, frames)))
+    assert ceilings.vocos_operations(spec.vocos, spec.mel_bins, frames) == pytest.approx(own, rel=0.01)
+    apart = ceilings.hift_operations(spec.hift, spec.mel_bins, frames) - own
+    with_hift, with_vocos = (ceilings.s3gen_operations(spec, 20, frames // 2, vocos=there) for there in (False, True))
+    assert with_hift - with_vocos == pytest.approx(apart, rel=0.01)
 
 
 @pytest.mark.parametrize("model", ["dummy:tiny", "dummy:chatterbox-nano"])

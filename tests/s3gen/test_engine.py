@@ -126,14 +126,13 @@ def test_every_token_becomes_960_samples_however_it_comes(
 def test_one_chunk_is_the_offline_pass(engine: S3GenEngine, model: S3GenModel) -> None:
     """The engine's whole path against the modules called by hand."""
     from chatterbox_engine.s3gen.flow import flow_noise
-    from chatterbox_engine.s3gen.hift_stream import HiFTStream, advance
 
     own = voice()
     with torch.inference_mode():
         row = torch.cat((own.prompt, torch.tensor([tokens(30)])), dim=1)
         noise = flow_noise(torch.tensor([3]), 24, 0, 60, 80)
         mel = model.flow(row, own.feat, own.speaker, noise, final=True)
-        (sound,) = advance(model.hift, [HiFTStream(3)], [mel[0]], [True])
+        (sound,) = model.vocoder.advance([model.vocoder.open(3)], [mel[0]], [True])
     offline = sound.numpy()
     offline[:480] = 0
     offline[480:960] *= (1 + np.cos(np.linspace(np.pi, 0, 480, dtype=np.float32))) / 2
