@@ -16,8 +16,8 @@ from loadtest.local_service import free_port
 from tests.nodes import Nodes
 
 pytestmark = pytest.mark.service
-TEXT = " ".join(f"Sentence number {i} is here to be spoken." for i in range(6))
-STREAMS = 2
+TEXT = " ".join(f"Sentence number {i} is here to be spoken." for i in range(9))
+STREAMS = 3
 
 
 @pytest.fixture(scope="module")
