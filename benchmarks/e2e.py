@@ -37,6 +37,11 @@ def load(given: Subject) -> OptimizedChatterboxTTS:
     return build(str(given.device), given.config, model=given.model)
 
 
+def timed(first_audio_s: float, seconds: float, audio_s: float) -> Measured:
+    """What is measured of a stream, or of many at once."""
+    return {"first_audio_s": first_audio_s, "seconds": seconds, "audio_s": audio_s, "rtf": seconds / audio_s}
+
+
 def speak(tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, seed: int = 0) -> Measured:
     """Time one stream; each second is one that the caller waited."""
     begin = time.perf_counter()
@@ -46,7 +51,7 @@ def speak(tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, seed: int
         samples += chunk.shape[1]
     took = time.perf_counter() - begin
     audio = samples / SAMPLE_RATE
-    return {"first_audio_s": first or took, "seconds": took, "audio_s": audio, "rtf": took / audio}
+    return timed(first or took, took, audio)
 
 
 def speak_whole(tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, seed: int = 0) -> Measured:
@@ -54,7 +59,7 @@ def speak_whole(tts: OptimizedChatterboxTTS, text: str, max_new_tokens: int, see
     begin = time.perf_counter()
     audio = tts.generate(text, seed=seed, max_new_tokens=max_new_tokens).shape[1] / SAMPLE_RATE
     took = time.perf_counter() - begin
-    return {"first_audio_s": took, "seconds": took, "audio_s": audio, "rtf": took / audio}
+    return timed(took, took, audio)
 
 
 def together(one: Callable[[int], Measured], streams: int) -> Measured:
@@ -65,7 +70,7 @@ def together(one: Callable[[int], Measured], streams: int) -> Measured:
         took = time.perf_counter() - begin
     audio = sum(own["audio_s"] for own in made)
     first = statistics.median(own["first_audio_s"] for own in made)
-    return {"first_audio_s": first, "seconds": took, "audio_s": audio, "rtf": took / audio}
+    return timed(first, took, audio)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,20 +7,21 @@ steps sleep, so that the two do not take the processor from each other, and with
 import argparse
 import time
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import requests
 import torch
 
 from benchmarks import conditions
-from benchmarks.e2e import TEXT, load, speak, together
+from benchmarks.e2e import TEXT, load, speak, timed, together
 from benchmarks.measure import Measured, Rounds, Spread, in_turns, ratio, spread
+from benchmarks.quality_http import hear
 from benchmarks.report import Column, Report, Row, measured, scaled
 from benchmarks.subject import RESULTS, Subject
 from chatterbox_engine import EngineConfig, OptimizedChatterboxTTS
-from loadtest.playback import PCM_BYTES_PER_SECOND, Playback
+from loadtest.playback import PCM_BYTES_PER_SECOND
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "as it is started": {},
@@ -34,7 +35,6 @@ SWITCHES: dict[str, Any] = {
     "s3gen": {"admission": "places", "hurry_s": None},
 }
 ENGINE = "engine"
-_TIMEOUT_S = 120.0
 
 COLUMNS = (
     Column("environment", "Ray"),
@@ -48,32 +48,20 @@ COLUMNS = (
 )
 
 
-def hear(url: str, text: str, max_new_tokens: int, seed: int) -> Measured:
-    """Time one stream over HTTP, from the request on, as `e2e.speak` times one of the engine."""
-    import requests  # not there where only the engine is measured
-
-    body: dict[str, str | int] = {
-        "input": text,
-        "response_format": "pcm",
-        "seed": seed,
-        "max_new_tokens": max_new_tokens,
-    }
-    playback = Playback(time.perf_counter())
-    with closing(requests.post(f"{url}/v1/audio/speech", json=body, timeout=_TIMEOUT_S, stream=True)) as response:
-        response.raise_for_status()
-        for data in response.iter_content(chunk_size=None):
-            playback.received(len(data), time.perf_counter())
+def speak_over_http(url: str, text: str, max_new_tokens: int, seed: int) -> Measured:
+    """Time one stream by a connection of its own, from the request on, as `e2e.speak` times one of the engine."""
+    with requests.Session() as session:
+        playback, _ = hear(session, url, text, seed, max_new_tokens)
     took = time.perf_counter() - playback.begin
-    audio = playback.bytes / PCM_BYTES_PER_SECOND
     first = took if playback.first_at is None else playback.first_at - playback.begin
-    return {"first_audio_s": first, "seconds": took, "audio_s": audio, "rtf": took / audio}
+    return timed(first, took, playback.bytes / PCM_BYTES_PER_SECOND)
 
 
 def compare(tts: OptimizedChatterboxTTS, url: str, options: argparse.Namespace) -> tuple[list[Row], dict[str, Rounds]]:
     """Rows for one stream and for many at once, and the rounds behind them."""
     ways: dict[str, Callable[[int], Measured]] = {
         ENGINE: partial(speak, tts, options.text, options.tokens),
-        "http": partial(hear, url, options.text, options.tokens),
+        "http": partial(speak_over_http, url, options.text, options.tokens),
     }
     rows, rounds = [], {}
     for streams in (1, options.streams):

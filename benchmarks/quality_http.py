@@ -15,6 +15,22 @@ _SILENCE_S = 120.0
 """Seconds without a byte after which a service counts as gone."""
 
 
+def hear(session: requests.Session, url: str, text: str, seed: int, max_new_tokens: int) -> tuple[Playback, bytes]:
+    """One stream, read as it comes: when its audio came, and the audio (16 bits, 24 kHz). Raises ModelUnavailable."""
+    body: dict[str, str | int] = {"input": text, "response_format": "pcm"}
+    body |= {"seed": seed, "max_new_tokens": max_new_tokens}
+    playback, parts = Playback(time.perf_counter()), []
+    try:
+        with closing(session.post(f"{url}/v1/audio/speech", json=body, timeout=_SILENCE_S, stream=True)) as response:
+            _check(response)
+            for data in response.iter_content(chunk_size=None):  # each piece as it arrives
+                playback.received(len(data), time.perf_counter())
+                parts.append(data)
+    except requests.RequestException as error:
+        raise ModelUnavailable(f"{url} broke off: {error}") from error
+    return playback, b"".join(parts)
+
+
 class Client:
     """Asks one service. Every method raises ModelUnavailable where it does not answer as it should."""
 
@@ -35,22 +51,9 @@ class Client:
 
     def speak(self, text: str, seed: int, max_new_tokens: int) -> np.ndarray:
         """One stream, read as it comes; (samples,) float32 at 24 kHz."""
-        body: dict[str, str | int] = {"input": text, "response_format": "pcm"}
-        body |= {"seed": seed, "max_new_tokens": max_new_tokens}
-        playback, parts = Playback(time.perf_counter()), []
-        try:
-            with closing(
-                self._session.post(f"{self._url}/v1/audio/speech", json=body, timeout=_SILENCE_S, stream=True)
-            ) as response:
-                _check(response)
-                for data in response.iter_content(chunk_size=None):  # each piece as it arrives
-                    playback.received(len(data), time.perf_counter())
-                    parts.append(data)
-        except requests.RequestException as error:
-            raise ModelUnavailable(f"{self._url} broke off: {error}") from error
+        playback, samples = hear(self._session, self._url, text, seed, max_new_tokens)
         if playback.bytes:
             self._played.append(playback)
-        samples = b"".join(parts)
         return np.frombuffer(samples[: len(samples) // 2 * 2], "<i2").astype(np.float32) / 32768
 
     def times(self) -> dict[str, Spread]:

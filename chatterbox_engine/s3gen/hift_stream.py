@@ -7,14 +7,14 @@ far as F0 is settled, and carried on as samples and phase.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from chatterbox_engine.s3gen.grouping import advance_grouped
 from chatterbox_engine.s3gen.hift import EDGE_KERNEL, F0_KERNEL, F0_LAYERS, HiFT
 from chatterbox_engine.spec import HiFTSpec
 
@@ -130,7 +130,7 @@ class _Plan:
     """Where the frames start that the next call needs."""
 
 
-def _plan(stream: HiFTStream, new: int, final: bool, reach: Context) -> _Plan:
+def _plan(reach: Context, stream: HiFTStream, new: int, final: bool) -> _Plan:
     start = max(0, stream.emitted - reach.left)  # of the frames held
     received = stream.received + new
     sourced = received if final else max(0, received - reach.f0)
@@ -147,35 +147,12 @@ def _plan(stream: HiFTStream, new: int, final: bool, reach: Context) -> _Plan:
 
 
 def advance(hift: HiFT, streams: Sequence[HiFTStream], mels: Sequence[Tensor], final: Sequence[bool]) -> list[Tensor]:
-    """Take in new mel frames and give out the samples that they settle.
+    """`advance_grouped` through HiFT.
 
     However an utterance is cut into calls, and whatever other streams share them, its samples in a row are those of
     an offline pass. A frame's samples come once `context(hift.spec).lookahead` frames after it are there.
-
-    Args:
-        hift: the vocoder.
-        streams: one for each utterance, at most once a call; they are changed in place.
-        mels: new frames (mel_bins, n) of each, n >= 0.
-        final: whether each utterance ends here; then all its samples come out, and it takes no more.
-
-    Returns:
-        The new samples (n,) of each stream, n >= 0, float32.
-
-    Raises:
-        ValueError: a stream was finished before; no stream is changed then.
     """
-    if any(stream.finished for stream in streams):
-        raise ValueError("a finished HiFT stream takes no more frames; open a new one")
-    reach = context(hift.spec)
-    groups: defaultdict[_Plan, list[int]] = defaultdict(list)
-    for index, (stream, mel, last) in enumerate(zip(streams, mels, final, strict=True)):
-        groups[_plan(stream, mel.shape[1], last, reach)].append(index)
-        stream.finished = last
-    samples: dict[int, Tensor] = {}
-    for plan, members in groups.items():
-        emitted = _run(hift, plan, [streams[i] for i in members], [mels[i] for i in members])
-        samples.update(zip(members, emitted, strict=True))
-    return [samples[index] for index in range(len(streams))]
+    return advance_grouped(streams, mels, final, partial(_plan, context(hift.spec)), partial(_run, hift))
 
 
 def _run(hift: HiFT, plan: _Plan, streams: list[HiFTStream], mels: list[Tensor]) -> Tensor:

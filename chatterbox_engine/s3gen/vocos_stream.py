@@ -5,13 +5,14 @@ samples depend. What the window's edges spoil lies outside the samples kept; at 
 window has the same edges as an offline pass.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from chatterbox_engine.s3gen.grouping import advance_grouped
 from chatterbox_engine.s3gen.vocos import KERNEL, Vocos
 from chatterbox_engine.spec import VocosSpec
 
@@ -59,7 +60,7 @@ class _Plan:
     """Where the frames start that the next call needs."""
 
 
-def _plan(stream: VocosStream, new: int, final: bool, reach: Context) -> _Plan:
+def _plan(reach: Context, stream: VocosStream, new: int, final: bool) -> _Plan:
     start = max(0, stream.emitted - reach.left)  # of the frames held
     received = stream.received + new
     emitted = received if final else max(stream.emitted, received - reach.right)
@@ -74,35 +75,12 @@ def _plan(stream: VocosStream, new: int, final: bool, reach: Context) -> _Plan:
 def advance(
     vocos: Vocos, streams: Sequence[VocosStream], mels: Sequence[Tensor], final: Sequence[bool]
 ) -> list[Tensor]:
-    """Take in new mel frames and give out the samples that they settle.
+    """`advance_grouped` through Vocos.
 
     However an utterance is cut into calls, and whatever other streams share them, its samples in a row are those of
     an offline pass. A frame's samples come once `context(vocos.spec).right` frames after it are there.
-
-    Args:
-        vocos: the vocoder.
-        streams: one for each utterance, at most once a call; they are changed in place.
-        mels: new frames (mel_bins, n) of each, n >= 0.
-        final: whether each utterance ends here; then all its samples come out, and it takes no more.
-
-    Returns:
-        The new samples (n,) of each stream, n >= 0, float32.
-
-    Raises:
-        ValueError: a stream was finished before; no stream is changed then.
     """
-    if any(stream.finished for stream in streams):
-        raise ValueError("a finished Vocos stream takes no more frames; open a new one")
-    reach = context(vocos.spec)
-    groups: defaultdict[_Plan, list[int]] = defaultdict(list)
-    for index, (stream, mel, last) in enumerate(zip(streams, mels, final, strict=True)):
-        groups[_plan(stream, mel.shape[1], last, reach)].append(index)
-        stream.finished = last
-    samples: dict[int, Tensor] = {}
-    for plan, members in groups.items():
-        emitted = _run(vocos, plan, [streams[i] for i in members], [mels[i] for i in members])
-        samples.update(zip(members, emitted, strict=True))
-    return [samples[index] for index in range(len(streams))]
+    return advance_grouped(streams, mels, final, partial(_plan, context(vocos.spec)), partial(_run, vocos))
 
 
 def _run(vocos: Vocos, plan: _Plan, streams: list[VocosStream], mels: list[Tensor]) -> Tensor:
