@@ -164,6 +164,7 @@ async function record() {
     $("record").textContent = "End recording";
     clip = {
       end() {
+        tap.onaudioprocess = null; // what is still queued would say that it records
         input.getTracks().forEach((track) => track.stop());
         context.close();
         clip = { blob: wav(parts, context.sampleRate) };
