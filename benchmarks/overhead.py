@@ -27,6 +27,13 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "as it is started": {},
     "tuned": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0"},
     "tuned, gRPC": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+    "HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+    "tuned, HAProxy": {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+    },
+    "tuned, gRPC, HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
 }
 """Of the service's processes (docs/operations.md)."""
 SWITCHES: dict[str, Any] = {

@@ -35,6 +35,8 @@ _TREND = 0.25
 _STEP_DOWN_S = 10.0
 _LONGEST = 120.0
 """Looks that a stream is taken to last at most, where few have ended yet."""
+_REACTS_S = 20.0
+"""From a change of the load until it is seen whole (`_SOON_S`, and some looks), beside the cold start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class _Look:
     """Since the look before."""
     refused: float
     wanting: float = 0.0
-    """Streams that are served or want to be."""
+    """Streams that are served, and those that will want to be before long."""
 
     @classmethod
     def at(cls, now: float, replicas: Sequence[Figures], queued: float) -> "_Look":
@@ -113,13 +115,15 @@ class _Look:
 class ScalingPolicy:
     """Up at once, down slowly; one stage, looked at about once a second.
 
-    Streams that want to be served are those that are there, or, where that is more, as many as come in a second, those
-    that are turned away among them, times the seconds that one lasts (Little's law). A line through the last while is
-    read a cold start ahead, and places are kept free beside it in proportion to the square root of the load, by which a
-    Poisson load varies (square-root staffing: Halfin and Whitt, Operations Research 29(3), 1981; with a load that
-    changes: Green, Kolesar and Whitt, Production and Operations Management 16(1), 2007). A replica leaves only when
-    fewer have been enough for a whole cool-down, which is how Kubernetes' HorizontalPodAutoscaler keeps from flapping
-    (its stabilisation window); what it has of streams it finishes.
+    Where streams come faster than they leave, their number goes towards as many as come in a second, those that are
+    turned away among them, times the seconds that one lasts (Little's law). By the end of a cold start it has gone the
+    share 1 - exp(-time / length) of that way, as with lengths of an exponential distribution: little of it where
+    streams are long, all of it where they are short. A line through the last while is read a cold start ahead, and
+    places are kept free beside it in proportion to the square root of the load, by which a Poisson load varies
+    (square-root staffing: Halfin and Whitt, Operations Research 29(3), 1981; with a load that changes: Green, Kolesar
+    and Whitt, Production and Operations Management 16(1), 2007). A replica leaves only when fewer have been enough for
+    a whole cool-down, which is how Kubernetes' HorizontalPodAutoscaler keeps from flapping (its stabilisation window);
+    what it has of streams it finishes.
 
     Not thread-safe; holds what it has seen of a few minutes.
     """
@@ -205,7 +209,7 @@ class ScalingPolicy:
         return ahead, f"{level:.0f} streams want to be served, and {lead:.0f} more are to come"
 
     def _wanting(self, look: "_Look") -> float:
-        """Streams that are served or want to be: the rate at which they come times how long one lasts."""
+        """Streams that will want to be served when a replica that is asked for now is there."""
         soon = [past for past in self._flow if past.now > look.now - _SOON_S]
         refused = sum(past.refused for past in soon)
         admitted = sum(past.admitted for past in self._flow)
@@ -213,7 +217,8 @@ class ScalingPolicy:
             return look.live + refused
         lasts = min(sum(past.live for past in self._flow) / admitted, _LONGEST)
         come = refused + sum(past.admitted for past in soon)
-        return max(look.live, come / max(len(soon), 1) * lasts)
+        more = come / max(len(soon), 1) * lasts - look.live
+        return look.live + max(0.0, more) * (1 - math.exp(-(self.cold_start_s + _REACTS_S) / max(lasts, LOOK_S)))
 
     def _settle(self, now: float, needed: int, target: int, asleep: bool, why: str) -> Decision:
         """Up at once; down when it was enough for the whole cool-down, and then by a quarter at a time."""

@@ -1,9 +1,11 @@
 """The policy under a recorded load, what it never does, and how Ray Serve asks it."""
 
+import json
 import math
 import subprocess
 import sys
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,16 +15,28 @@ from hypothesis import strategies as st
 from deployments import scaling
 from deployments.load import Load
 from deployments.scaling import NO_LISTENER_S, Figures, Limits, ScalingPolicy, ServePolicy
-from tests.deployments.simulation import CARRIES, PLACES, Outcome, Policy, Simulation, oracle_s, recorded
+from loadtest import simulation
+from loadtest.fleet import scaling as ours
+from loadtest.simulation import CARRIES, PLACES, Outcome, Policy, Simulation, oracle_s
 
 MOST = 80
 COLD_STARTS_S = (10.0, 30.0, 90.0)
-LOAD = recorded()
+SPIKE_S = 4500.0
+"""When the load's five minutes of five times as much begin."""
 
 
-def ours(cold_start_s: float) -> Policy:
-    policy = ScalingPolicy(Limits(1, MOST, 300.0, cold_start_s))
-    return lambda now, figures, ready, target: policy.decide(now, figures, ready, target).wanted
+def day() -> simulation.Load:
+    """See tests/data/make_voice_agents_day.py."""
+    told = json.loads((Path(__file__).parents[1] / "data" / "voice_agents_day.json").read_text())
+    come, lasts = told["come_in_each_second"], iter(told["lasts_s"])
+    arrivals = [
+        (second + index / count, float(next(lasts))) for second, count in enumerate(come) for index in range(count)
+    ]
+    assert told["spike_s"][0] == SPIKE_S
+    return simulation.Load(arrivals, len(come))
+
+
+LOAD = day()
 
 
 def by_requests(per_replica: float) -> Policy:
@@ -47,14 +61,13 @@ def by_requests(per_replica: float) -> Policy:
 
 def outside(outcome: Outcome, cold_start_s: float) -> int:
     """Refusals before the spike, or later than 60 s and a cold start after its beginning."""
-    begin = LOAD.spike_s[0]
-    return sum(not begin <= at <= begin + 60 + cold_start_s for at in outcome.refused_at)
+    return sum(not SPIKE_S <= at <= SPIKE_S + 60 + cold_start_s for at in outcome.refused_at)
 
 
 @pytest.mark.parametrize("cold_start_s", COLD_STARTS_S)
 def test_a_spike_of_five_times_the_load(cold_start_s: float) -> None:
     """The bar: stalls, refusals and replica-hours."""
-    outcome = Simulation(LOAD, ours(cold_start_s), cold_start_s, begin=2).run()
+    outcome = Simulation(LOAD, ours(cold_start_s, MOST), cold_start_s, begin=2).run()
     assert outcome.admitted + len(outcome.refused_at) == len(LOAD.arrivals)
     assert outcome.stall_share < 0.001
     assert outcome.refused_at, "a spike that refuses nobody proves nothing"
@@ -65,8 +78,10 @@ def test_a_spike_of_five_times_the_load(cold_start_s: float) -> None:
 def test_devices_that_slow_down_now_and_then_break_no_more_than_a_few() -> None:
     """Every replica for 20 s in about 500, to 70 %: fewer than it lets in then."""
     cold_start_s = 30.0
-    outcome = Simulation(LOAD, ours(cold_start_s), cold_start_s, begin=2, slow=0.002).run()
-    assert 0 < outcome.stall_share < 0.001
+    outcome = Simulation(LOAD, ours(cold_start_s, MOST), cold_start_s, begin=2, slow=0.002).run()
+    assert outcome.stall_share < 0.001
+    undisturbed = Simulation(LOAD, ours(cold_start_s, MOST), cold_start_s, begin=2).run()
+    assert len(outcome.refused_at) > len(undisturbed.refused_at)
     assert outside(outcome, cold_start_s) < 0.001 * len(LOAD.arrivals)
     assert outcome.replica_s <= 1.3 * oracle_s(LOAD, cold_start_s)
 

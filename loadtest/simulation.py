@@ -1,12 +1,10 @@
 """A stage of replicas under a recorded load, second by second, without Ray and without waiting."""
 
-import json
 import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 
 from deployments.scaling import NO_LISTENER_S, Figures
 
@@ -30,19 +28,10 @@ Policy = Callable[[float, list[Figures], int, int], int]
 @dataclass(frozen=True)
 class Load:
     arrivals: list[tuple[float, float]]
-    """When each utterance comes and how long it lasts, seconds."""
+    """When each utterance comes and how long it lasts, seconds, in the order in which they come."""
     length_s: float
-    spike_s: tuple[float, float]
-
-
-def recorded() -> Load:
-    """See tests/data/make_voice_agents_day.py."""
-    told = json.loads((Path(__file__).parents[1] / "data" / "voice_agents_day.json").read_text())
-    come, lasts = told["come_in_each_second"], iter(told["lasts_s"])
-    arrivals = [
-        (second + index / count, float(next(lasts))) for second, count in enumerate(come) for index in range(count)
-    ]
-    return Load(arrivals, len(come), tuple(told["spike_s"]))
+    spike_s: tuple[float, float] | None = None
+    """Where it is several times as heavy."""
 
 
 @dataclass(eq=False)
