@@ -5,6 +5,7 @@ steps sleep, so that the two do not take the processor from each other, and with
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -109,7 +110,8 @@ def run(options: argparse.Namespace) -> None:
     from loadtest.local_service import LocalService
 
     config = EngineConfig.profile("balanced", **SWITCHES)
-    given = Subject(options.model, torch.device("cpu"), "balanced", tuple(map(str, SWITCHES.items())), config)
+    switches = tuple(f"{name}={json.dumps(value)}" for name, value in SWITCHES.items())
+    given = Subject(options.model, torch.device("cpu"), "balanced", switches, config)
     told = conditions.gather(given, options.repeats, options.date, tokens=options.tokens, characters=len(options.text))
     tts = load(given)
     rows: list[Row] = []
