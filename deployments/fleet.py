@@ -49,8 +49,8 @@ class Fleet:
 
     def __init__(self, settings: ServiceSettings, handles: Mapping[Stage, DeploymentHandle], gate: Gate) -> None:
         """`handles`: of the stages that have replicas of their own."""
+        self._settings = settings
         self._each = settings.engine_config().s3gen.max_streams
-        self._wait_s = settings.wake_wait_s
         self._handles = handles
         self._gate = gate
         self._told = 0
@@ -66,6 +66,20 @@ class Fleet:
         """Stages without a replica that takes streams."""
         return tuple(stage for stage, count in self._counts.items() if not count.ready)
 
+    @property
+    def resting(self) -> bool:
+        """Some stage has no replica, and none that comes."""
+        return any(not count.ready + count.coming for count in self._counts.values())
+
+    def to_ask(self, live: int) -> list[DeploymentHandle]:
+        """Stages that a call does not wake, or keep from falling asleep, for which Ray takes any call for a reason:
+        those that never sleep and, while streams are live, those that are there."""
+        return [
+            handle
+            for stage, handle in self._handles.items()
+            if stage not in self.asleep and (live or not self._settings.may_sleep(stage))
+        ]
+
     async def awake(self) -> None:
         """Wake whoever sleeps, all at once, and wait for it. Raises ModelUnavailable after `wake_wait_s`; they come
         all the same."""
@@ -75,7 +89,7 @@ class Fleet:
             logger.info("Waking %s.", " and ".join(self.asleep))
             self._waking = asyncio.create_task(self._wake(self.asleep))
         try:
-            await asyncio.wait_for(asyncio.shield(self._waking), self._wait_s)
+            await asyncio.wait_for(asyncio.shield(self._waking), self._settings.wake_wait_s)
         except TimeoutError:
             raise ModelUnavailable("The model was asleep and is being woken. Try again in a few seconds.") from None
 

@@ -297,10 +297,9 @@ class Ingress:
         )
         try:
             async with asyncio.timeout(_HEALTH_S):
-                if not asleep:
+                if not self._fleet.resting:
                     await self._identify()
-                awake = [handle for stage, handle in self._handles.items() if stage not in asleep]
-                told = await asyncio.gather(*(ask(handle, "live") for handle in awake))
+                told = await asyncio.gather(*(ask(handle, "live") for handle in self._fleet.to_ask(self._gate.live)))
         except TimeoutError:
             return JSONResponse({"status": "starting", "stages": self._stages()}, 503, {"retry-after": "2"})
         except Exception as error:

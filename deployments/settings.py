@@ -108,6 +108,11 @@ class ServiceSettings(BaseModel):
                 f"scale_idle_s ({self.scale_idle_s:g}) is not above s3gen.max_lead_s ({lead_s:g}): T3 would "
                 "fall asleep while listeners play what is there of a text, and they would wait for it. Raise it."
             )
+        if 0 in (self.t3_replicas, self.s3gen_replicas) and self.scale_idle_s <= self.wake_wait_s:
+            raise ValueError(
+                f"scale_idle_s ({self.scale_idle_s:g}) is not above wake_wait_s ({self.wake_wait_s:g}): who has woken "
+                "would fall asleep again while requests wait for the other stage. Raise it."
+            )
         return self
 
     def most(self, stage: Stage) -> int:
@@ -115,6 +120,10 @@ class ServiceSettings(BaseModel):
         if stage == "t3":
             return self.t3_replicas_max or self.t3_replicas
         return self.s3gen_replicas_max or self.s3gen_replicas
+
+    def may_sleep(self, stage: Stage) -> bool:
+        """It has no replica while nobody speaks."""
+        return (self.t3_replicas if stage == "t3" else self.s3gen_replicas) == 0
 
     def scales(self, stage: Stage) -> bool:
         """Their number follows the load."""

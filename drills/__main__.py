@@ -51,6 +51,7 @@ HARMS = {
     "clock": Harm("the machine's clock steps two minutes on and four back", harms.stepped, asked=True),
     "update": Harm("a rolling update of a setting", harms.updated),
     "guests": Harm("a voice comes, is renamed and goes while it speaks", harms.voices_changed),
+    "asleep": Harm("both stages sleep until listeners come", lambda _: None, before=harms.may_sleep, calm=harms.slept),
     "power": Harm("kill -9 of everything, and a new start", harms.restarted, may_cut=True),
     "drain": Harm("`cli drain`, and the end of the service", harms.drained, may_stay_away=True),
     "sigterm": Harm("SIGTERM: the end of the service", lambda service: service.stop(), may_stay_away=True),
@@ -69,8 +70,10 @@ def drilled(harm: Harm, listeners: int) -> dict[str, Any]:
     with service:
         started_s = time.monotonic() - begin
         crowd, belongings = Listeners(service.url, listeners), Belongings(service.url)
+        if harm.calm is not None:
+            harm.calm(service)
         with crowd.listening():
-            time.sleep(_CALM_S)
+            time.sleep(0.0 if harm.calm else _CALM_S)
             hurt = time.monotonic()
             harm.do(service)
             back = None if harm.may_stay_away else until_served(service, hurt)

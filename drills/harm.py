@@ -32,8 +32,11 @@ serve.run(build(ServiceSettings(**json.loads(settings))), name="chatterbox")
 
 
 _NOTICED_S = 3.0
+_LOOK_S = 0.5
 _STEP_S = 120.0
 _PROVOKED_S = 60.0
+_IDLE_S = 20.0
+_ASLEEP_S = 180.0
 
 
 class Skipped(Exception):
@@ -56,6 +59,8 @@ class Harm:
     """Once it is well again: it raises AssertionError where something is not as it should be, and undoes the harm."""
     asked: bool = False
     """It is done only where it is named: the whole machine is touched."""
+    calm: Deed | None = None
+    """What is waited for before the first listener comes."""
     last: Deed | None = None
     """When nothing is looked at any more."""
 
@@ -146,6 +151,30 @@ def stepped(_: LocalService) -> None:
     finally:
         with contextlib.suppress(PermissionError):
             time.clock_settime(time.CLOCK_REALTIME, right + time.monotonic())
+
+
+def may_sleep(service: LocalService) -> None:
+    """Both stages may sleep, soon."""
+    replicas = {f"{stage}_replicas{bound}": n for stage in ("t3", "s3gen") for bound, n in (("", 0), ("_max", 1))}
+    service.settings |= {
+        **replicas,
+        "scale_idle_s": _IDLE_S,
+        "wake_wait_s": _IDLE_S - 1,
+        "switches": {"s3gen": {"max_lead_s": _IDLE_S - 1}},
+    }
+
+
+def slept(service: LocalService) -> None:
+    """Nobody speaks until both stages have slept for a while, with no process left, and /health was 200 all the time.
+    Raises TimeoutError."""
+    end, since = time.monotonic() + _ASLEEP_S, None
+    while since is None or time.monotonic() < since + _IDLE_S:
+        told = httpx.get(f"{service.url}/health", timeout=30).raise_for_status().json()
+        sleep = len(told["live"].get("asleep", ())) == 2 and not any(map(service.processes, (":T3", ":S3Gen")))
+        since = (since or time.monotonic()) if sleep else None
+        if time.monotonic() > end:
+            raise TimeoutError(f"It did not sleep within {_ASLEEP_S:g} s.")
+        time.sleep(_LOOK_S)
 
 
 def drained(service: LocalService) -> None:

@@ -100,6 +100,7 @@ def test_resources_that_would_bind_nothing_are_refused(wrong: dict[str, dict[str
         ({"s3gen_replicas": 3, "s3gen_replicas_max": 2}, "below s3gen_replicas"),
         ({"layout": "colocated", "t3_replicas_max": 2}, "set s3gen_replicas_max alone"),
         ({"t3_replicas": 0, "t3_replicas_max": 2, "scale_idle_s": 20.0}, "not above s3gen.max_lead_s"),
+        ({"s3gen_replicas": 0, "s3gen_replicas_max": 2, "scale_idle_s": 60.0}, "not above wake_wait_s"),
     ],
 )
 def test_numbers_of_replicas_that_make_no_sense_are_refused(given: dict[str, object], says: str) -> None:

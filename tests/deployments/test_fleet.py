@@ -146,6 +146,29 @@ def test_a_request_wakes_all_who_sleep_once_and_waits(stages: dict[str, SimpleNa
     asyncio.run(run())
 
 
+def test_nobody_is_asked_who_might_sleep_but_while_streams_are_live(stages: dict[str, SimpleNamespace]) -> None:
+    async def run() -> None:
+        fleet, _, handles = made()
+        for t3, s3gen, resting, live in (
+            (state(1), state(1), False, ["t3", "s3gen"]),
+            (state(0, coming=1), state(1), False, ["s3gen"]),
+            (state(1), state(0), True, ["t3"]),
+            (state(0), state(0), True, []),
+        ):
+            stages.update(T3=t3, S3Gen=s3gen)
+            await fleet._look()
+            assert fleet.resting == resting
+            assert fleet.to_ask(live=0) == []
+            assert fleet.to_ask(live=1) == [handles[stage] for stage in live]
+        one_that_never_sleeps = ServiceSettings(t3_replicas=0, t3_replicas_max=2)
+        stays = Fleet(one_that_never_sleeps, handles, Gate(1, IngressMetrics(), Tracer("ingress", None)))
+        assert stays.to_ask(live=0) == [handles["s3gen"]]
+        assert stays._watching is not None
+        stays._watching.cancel()
+
+    asyncio.run(run())
+
+
 def test_who_waits_too_long_is_told_to_come_back_and_it_wakes_all_the_same(stages: dict[str, SimpleNamespace]) -> None:
     async def run() -> None:
         stages.update(T3=state(0))
