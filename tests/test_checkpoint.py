@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -114,10 +115,10 @@ def test_the_bundled_voice() -> None:
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_dummies_have_the_full_architecture_and_are_not_drawn_before_they_are_asked_for(name: str) -> None:
-    begin = time.monotonic()
+    before = psutil.Process().memory_info().rss
     dummy = find(f"dummy:{name}", "cpu")
     voice = dummy.voice()
-    assert time.monotonic() - begin < 2.0
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20  # T3's weights alone would be 360 MB at least
     full = ModelSpec.load(SPECS / f"{name}.json")
     own = {"name": f"dummy:{name}", "note": dummy.spec.note, "random_weights": dummy.spec.random_weights}
     assert dummy.spec == full.model_copy(update=own)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import statistics
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from loadtest.local_service import free_port
+from loadtest.playback import Playback
 from tests.service import Service
 
 ROOT = Path(__file__).parents[2]
@@ -66,9 +68,9 @@ def test_the_real_service(service: Service, tmp_path: Path) -> None:
     heard = run.count("first audio")
     assert heard >= 2
     assert heard - 2 <= run.count("whole utterance") == run.count("stall") <= heard  # two may be cut off by the end
-    assert 5 < run.mean_ms("first audio") < 8_000
+    assert run.mean_ms("first audio") > 5
     assert run.mean_ms("first audio") <= float(run.entries["whole utterance"]["Max Response Time"])
-    assert 0 < run.mean_ms("real-time factor x 1000") < 8_000
+    assert run.mean_ms("real-time factor x 1000") > 0
     assert float(run.entries["whole utterance"]["Average Content Size"]) > 48_000
 
 
@@ -91,6 +93,8 @@ class _Server(ThreadingHTTPServer):
         self.turns = itertools.cycle(turns)
         self.cut_off = 0
         """Streams that the client left."""
+        self.sent: list[Playback] = []
+        """What a player beside the server would have heard, in the order of the requests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -112,11 +116,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _audio(self, *pieces: bytes | float, end: bytes = b"0\r\n\r\n") -> None:
         """Pieces of body, and seconds of silence between them."""
+        playback = Playback(time.monotonic())
+        self.server.sent.append(playback)
         self._start(transfer_encoding="chunked")
         for piece in pieces:
             if isinstance(piece, float):
                 time.sleep(piece)
             else:
+                playback.received(len(piece), time.monotonic())
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         self.wfile.write(end)
 
@@ -184,25 +191,35 @@ def test_what_goes_wrong_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_stalls_are_counted_and_measured(tmp_path: Path) -> None:
-    with serving("stalls") as (_, host):
+    """As a player beside the server counts and measures them: a busy machine is late there, too."""
+    with serving("stalls") as (server, host):
         run = locust(tmp_path, host, 3, "-u", "1")
     assert run.status == 0, run.output
     utterances = run.count("stall")
     assert utterances >= 1
-    assert run.count("each stall") == pytest.approx(2 * utterances, abs=2)
-    assert run.mean_ms("stall") == pytest.approx(550, abs=120)
-    assert run.mean_ms("each stall") == pytest.approx(275, abs=60)
-    # 0.85 s for 0.4 s of audio
-    assert run.mean_ms("real-time factor x 1000") == pytest.approx(2125, abs=250)
+    there = server.sent[:utterances]
+    assert all(playback.stalls >= 2 and playback.stall_seconds >= 0.55 for playback in there)
+    assert run.count("each stall") == pytest.approx(sum(playback.stalls for playback in there), abs=2)
+    stalled_ms = 1e3 * statistics.mean(playback.stall_seconds for playback in there)
+    assert run.mean_ms("stall") == pytest.approx(stalled_ms, abs=120)
+    assert run.mean_ms("each stall") == pytest.approx(stalled_ms * utterances / run.count("each stall"), abs=120)
+    # at least 0.85 s for 0.4 s of audio
+    factor = statistics.mean(playback.real_time_factor for playback in there)
+    assert run.mean_ms("real-time factor x 1000") == pytest.approx(1e3 * factor, abs=250)
 
 
 def test_playback_is_in_real_time(tmp_path: Path) -> None:
-    with serving("whole") as (_, host):
+    with serving("whole") as (server, host):
         run = locust(tmp_path, host, 3, "-u", "1")
-    # 0.1 s to the first audio and 0.2 s of audio: no more than 3 / 0.3 utterances
-    assert 3 <= run.count("whole utterance") <= 10
-    assert 100 <= run.mean_ms("first audio") < 250
-    assert run.mean_ms("stall") == 0
+    utterances = run.count("whole utterance")
+    there = server.sent[:utterances]
+    # 0.1 s to the first audio and 0.2 s of audio, before the listener asks again
+    assert 1 <= utterances <= 10
+    assert all(after.begin - before.begin > 0.28 for before, after in itertools.pairwise(there))
+    firsts_ms = [1e3 * (playback.first_at - playback.begin) for playback in there if playback.first_at is not None]
+    assert run.mean_ms("first audio") == pytest.approx(statistics.mean(firsts_ms), abs=150)
+    assert run.mean_ms("first audio") >= 100
+    assert run.mean_ms("stall") < 50
 
 
 def test_hanging_up_closes_the_connection(tmp_path: Path) -> None:
