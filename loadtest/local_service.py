@@ -120,7 +120,11 @@ class LocalService:
         end(left)
 
     def __enter__(self) -> "LocalService":
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)  # nobody else will
+            raise
         return self
 
     def __exit__(

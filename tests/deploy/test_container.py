@@ -72,6 +72,7 @@ def test_the_image_has_every_package_that_the_service_imports() -> None:
 
 def test_it_runs_as_nobody_in_particular_and_ends_on_sigterm() -> None:
     assert steps("USER") == ["10001:10001"]
+    assert any("chmod 1777 /home/chatterbox" in rest for rest in steps("RUN"))  # a tmpfs there takes over its mode
     (check,) = steps("HEALTHCHECK")
     config = yaml.safe_load((ROOT / "deploy/serve_config.yaml").read_text())
     assert f"127.0.0.1:{config['http_options']['port']}/health" in check
