@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import fleet_simulation
+from benchmarks.fleet import scaling as ours
+from benchmarks.fleet_simulation import CARRIES, PLACES, Outcome, Policy, Simulation, oracle_s
 from deployments import scaling
 from deployments.load import Load
 from deployments.scaling import NO_LISTENER_S, Figures, Limits, ScalingPolicy, ServePolicy
-from loadtest import simulation
-from loadtest.fleet import scaling as ours
-from loadtest.simulation import CARRIES, PLACES, Outcome, Policy, Simulation, oracle_s
 
 MOST = 80
 COLD_STARTS_S = (10.0, 30.0, 90.0)
@@ -25,7 +25,7 @@ SPIKE_S = 4500.0
 """When the load's five minutes of five times as much begin."""
 
 
-def day() -> simulation.Load:
+def day() -> fleet_simulation.Load:
     """See tests/data/make_voice_agents_day.py."""
     told = json.loads((Path(__file__).parents[1] / "data" / "voice_agents_day.json").read_text())
     come, lasts = told["come_in_each_second"], iter(told["lasts_s"])
@@ -33,7 +33,7 @@ def day() -> simulation.Load:
         (second + index / count, float(next(lasts))) for second, count in enumerate(come) for index in range(count)
     ]
     assert told["spike_s"][0] == SPIKE_S
-    return simulation.Load(arrivals, len(come))
+    return fleet_simulation.Load(arrivals, len(come))
 
 
 LOAD = day()

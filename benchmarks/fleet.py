@@ -1,10 +1,10 @@
 """How many replicas a recorded load takes, by simulation: what the scaling policy comes to before there are any.
 
-    python -m loadtest.fleet calls.csv                      # columns at_s and lasts_s, seconds
-    python -m loadtest.fleet trace.csv --at TIMESTAMP --lasts GeneratedTokens --scale 0.3 --spike 5
+    python -m benchmarks.fleet calls.csv                      # columns at_s and lasts_s, seconds
+    python -m benchmarks.fleet trace.csv --at TIMESTAMP --lasts GeneratedTokens --scale 0.3 --spike 5
 
 Prints, for each cold start, who was refused, who stalled, and the replica-hours beside those of an oracle, which knows
-the future; the last line is JSON. `loadtest.simulation` says what a replica is taken to carry.
+the future; the last line is JSON. `benchmarks.fleet_simulation` says what a replica is taken to carry.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks.fleet_simulation import STEP_S, Load, Policy, Simulation, oracle_s
 from deployments.scaling import Limits, ScalingPolicy
-from loadtest.simulation import STEP_S, Load, Policy, Simulation, oracle_s
 
 _LEAST_S, _MOST_S = 1.0, 600.0
 """What an utterance lasts: shorter ones are taken as the one, longer ones as the other."""

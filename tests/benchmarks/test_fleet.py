@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.fleet import BadLoad, read, simulate, spiked
-from loadtest.simulation import Load
+from benchmarks.fleet import BadLoad, read, simulate, spiked
+from benchmarks.fleet_simulation import Load
 
 TIMES = ("2026-11-16 18:15:46.6805900", "2026-11-16 18:15:50.9951690", "2026-11-16 18:15:47")
 
@@ -81,7 +81,7 @@ def test_long_utterances_take_no_more_replicas_than_their_spike_will_need() -> N
 
 def test_the_command(tmp_path: Path) -> None:
     path = written(tmp_path / "calls.csv", "at_s,lasts_s", *(f"{n},10" for n in range(600)))
-    command = [sys.executable, "-m", "loadtest.fleet", str(path), "--cold-start", "10", "--spike", "5"]
+    command = [sys.executable, "-m", "benchmarks.fleet", str(path), "--cold-start", "10", "--spike", "5"]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     told = json.loads(run.stdout.splitlines()[-1])
     assert told["utterances"] > 600
