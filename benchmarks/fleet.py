@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.fleet_simulation import STEP_S, Load, Policy, Simulation, oracle_s
+from benchmarks.fleet_simulation import STEP_S, Load, Outcome, Policy, Simulation, oracle_s
 from deployments.scaling import Limits, ScalingPolicy
 
 _LEAST_S, _MOST_S = 1.0, 600.0
@@ -34,7 +34,7 @@ class Row:
     cold_start_s: float
     refused: int
     outside: int
-    """Refusals before the spike, or later than 60 s and a cold start after it began; without a spike, all."""
+    """Of the refusals; see the function."""
     stalled: int
     replica_hours: float
     oracle_hours: float
@@ -101,13 +101,20 @@ def scaling(cold_start_s: float, most: int) -> Policy:
     return lambda now, figures, ready, target: policy.decide(now, figures, ready, target).wanted
 
 
+def outside(load: Load, outcome: Outcome, cold_start_s: float) -> int:
+    """Refusals before the spike, or later than 60 s and a cold start after it began; without a spike, all."""
+    if load.spike_s is None:
+        return len(outcome.refused_at)
+    begin = load.spike_s[0]
+    return sum(not begin <= at <= begin + 60 + cold_start_s for at in outcome.refused_at)
+
+
 def simulate(load: Load, cold_start_s: float, most: int, begin: int) -> Row:
     outcome = Simulation(load, scaling(cold_start_s, most), cold_start_s, begin).run()
-    first, last = (0.0, 0.0) if load.spike_s is None else (load.spike_s[0], load.spike_s[0] + 60 + cold_start_s)
     return Row(
         cold_start_s,
         refused=len(outcome.refused_at),
-        outside=sum(not first <= at <= last for at in outcome.refused_at),
+        outside=outside(load, outcome, cold_start_s),
         stalled=outcome.stalled,
         replica_hours=outcome.replica_s / 3600,
         oracle_hours=oracle_s(load, cold_start_s) / 3600,
