@@ -13,7 +13,7 @@ import torch
 from benchmarks.subject import Subject
 
 _ROOT = Path(__file__).parents[1]
-_CPU_FEATURES = ("avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
 """Those that decide how fast a CPU multiplies small numbers."""
 
 

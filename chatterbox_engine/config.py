@@ -23,7 +23,8 @@ class T3Switches(_Switches):
     """Text -> speech tokens."""
 
     precision: Precision = "auto"
-    """auto: bf16 where the device multiplies it (GPUs, CPUs with AMX or AVX512-BF16), fp32 elsewhere."""
+    """auto: bf16 where the device multiplies it (GPUs, CPUs with AMX or AVX512-BF16) or the engine's own kernels read
+    it (CPUs with AVX2), fp32 elsewhere."""
     attention: Attention = "auto"
     """auto: whichever of PyTorch's kernels fits; the others name one, and fall back to auto where it is not there."""
     kv_cache: Literal["bucketed", "full"] = "bucketed"
@@ -43,7 +44,7 @@ class T3Switches(_Switches):
     quantization: Quantization = "none"
     """Weights of the transformer and of the speech head; activations keep the precision (int8_dynamic: 8 bits)."""
     cpu_kernels: CpuKernels = "auto"
-    """On a CPU, in bf16. auto: the engine's own (AVX512, AMX where it is there), a whole step in one call; packed:
+    """On a CPU, in bf16. auto: the engine's own (AVX2, AVX512 or AMX), a whole step in one call; packed:
     PyTorch's, over weights that oneDNN has laid out; plain: PyTorch's over weights as they are."""
     voice_prefix: Literal["off", "embeddings", "kv"] = "kv"
     """What is kept of a voice's conditioning: nothing, its embeddings, or its keys and values too."""

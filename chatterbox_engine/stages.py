@@ -48,11 +48,11 @@ class T3Stage:
                 "t3.alignment_guard",
             )
         apply(config.memory, device)
-        dtype = t3_dtype(switches.precision, device)
+        kernels = switches.cpu_kernels if switches.compile == "off" else "plain"  # packed weights do not compile
+        dtype = t3_dtype(switches.precision, device, kernels)
         form = applicable(switches.quantization, device)
         logger.info("T3: loading %s as %s, quantization %s, on %s", checkpoint.model, dtype, form, device)
         weights, positions = checkpoint.weights(T3_FILE), switches.max_positions or spec.t3.positions
-        kernels = switches.cpu_kernels if switches.compile == "off" else "plain"  # packed weights do not compile
         self._model = T3Model.from_weights(spec.t3, weights, positions, dtype, device, form, kernels)
         self.dtype = dtype
         if dtype == torch.float16:

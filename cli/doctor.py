@@ -42,12 +42,11 @@ def machine() -> Iterator[Finding]:
     features = " ".join(here["features"]) or "nothing that multiplies small numbers fast"
     yield "processor", f"{here['processor']}, {here['cores']} cores; {features}"
     if native.kernels() is not None:
-        tiles = "and multiply through AMX's tiles" if native.has_tiles() else "without AMX"
-        yield "own CPU kernels", f"run, {tiles}"
+        yield "own CPU kernels", f"run, and multiply by {native.instructions()}"
     elif shutil.which(os.environ.get("CC", "gcc")) is None and shutil.which("cc") is None:
         yield "own CPU kernels", "do not run: there is no C compiler (install gcc)"
     else:
-        yield "own CPU kernels", "do not run: this processor lacks AVX512 with bf16 and VNNI; PyTorch's run instead"
+        yield "own CPU kernels", "do not run: this processor lacks AVX2; PyTorch's run instead"
     if not torch.cuda.is_available():
         yield "GPU", "none that torch sees"
     for index in range(torch.cuda.device_count()):
@@ -72,7 +71,7 @@ def choices(model: str, device: str, profile: str) -> Iterator[Finding]:
     spec = checkpoint.spec
     yield "model", f"{checkpoint.model}: {spec.note or spec.family}"
     yield "voice", "has one built in" if checkpoint.voice() else "needs one: upload a clip"
-    yield "T3", f"computes in {t3_dtype(config.t3.precision, picked)}".replace("torch.", "")
+    yield "T3", f"computes in {t3_dtype(config.t3.precision, picked, config.t3.cpu_kernels)}".replace("torch.", "")
     yield "S3Gen", f"computes in {s3gen_dtype(config.s3gen.precision, picked)}".replace("torch.", "")
     yield "quantization", f"{applicable(config.t3.quantization, picked)} (asked for: {config.t3.quantization})"
     on = config.s3gen.goes_on(spec.s3gen.chunked)

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from chatterbox_engine.accel import native
 from tests.service import service  # noqa: F401  (a fixture)
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -24,6 +25,18 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder ../shared/data is not here")
     return SHARED_DATA
+
+
+@pytest.fixture(params=["own", "without AVX512"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The CPU's kernels as this processor has them, and as one without AVX512 would."""
+    if native.kernels() is None:
+        pytest.skip("no AVX2 here, or no C compiler")
+    if request.param == "without AVX512":
+        if native.instructions() == "AVX2":
+            pytest.skip("this processor has no AVX512 anyway")
+        monkeypatch.setattr(native, "kernels", native.narrow)
+    return native.kernels()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ import logging
 
 import torch
 
+from chatterbox_engine.accel import native
 from chatterbox_engine.accel.cpu_linear import packs_bf16
-from chatterbox_engine.config import Precision
+from chatterbox_engine.config import CpuKernels, Precision
 from chatterbox_engine.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -33,10 +34,12 @@ def pick_device(wanted: str = "auto") -> tuple[torch.device, str]:
     return device, "as configured"
 
 
-def t3_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """auto: bf16 where the device multiplies it, since T3 is bound by reading weights; else fp32."""
+def t3_dtype(precision: Precision, device: torch.device, kernels: CpuKernels = "auto") -> torch.dtype:
+    """auto: bf16 where the device multiplies it or the engine's own kernels read it, since T3 is bound by reading
+    weights; else fp32."""
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" or packs_bf16() else torch.float32
+        own = kernels == "auto" and native.kernels() is not None
+        return torch.bfloat16 if device.type == "cuda" or packs_bf16() or own else torch.float32
     return _dtype(precision, device)
 
 

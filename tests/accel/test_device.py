@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from chatterbox_engine.accel import native
 from chatterbox_engine.accel.cpu_linear import packs_bf16
 from chatterbox_engine.accel.device import pick_device, s3gen_dtype, t3_dtype
 from chatterbox_engine.errors import InvalidRequest
@@ -33,7 +34,9 @@ def test_no_cuda_device(wanted: str) -> None:
 
 def test_number_formats(caplog: pytest.LogCaptureFixture) -> None:
     assert t3_dtype("auto", CUDA) == torch.bfloat16
-    assert t3_dtype("auto", CPU) == (torch.bfloat16 if packs_bf16() else torch.float32)
+    own = native.kernels() is not None
+    assert t3_dtype("auto", CPU) == (torch.bfloat16 if own or packs_bf16() else torch.float32)
+    assert t3_dtype("auto", CPU, "plain") == (torch.bfloat16 if packs_bf16() else torch.float32)
     assert [t3_dtype(wanted, CPU) for wanted in ("fp32", "bf16", "fp16")] == [
         torch.float32, torch.bfloat16, torch.float16,
     ]  # fmt: skip

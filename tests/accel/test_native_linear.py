@@ -1,4 +1,4 @@
-"""The CPU's own linear layers against float64, with tiles and without."""
+"""The CPU's own linear layers against float64, by each set of instructions that the processor has."""
 
 import os
 import shutil
@@ -15,16 +15,20 @@ from torch import nn
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native_linear import NativeLinear
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no AVX512-BF16 with VNNI here, or no C compiler")
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no AVX2 here, or no C compiler")
 
 
-@pytest.fixture(params=[True, False], ids=["amx", "avx512"])
-def tiles(request: pytest.FixtureRequest) -> Iterator[bool]:
+@pytest.fixture(params=["AMX", "AVX512", "AVX2"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    order = ["AVX2", "AVX512", "AMX"]
+    if order.index(request.param) > order.index(str(native.instructions())):
+        pytest.skip(f"this processor has no {request.param}")
+    if request.param == "AVX2":
+        monkeypatch.setattr(native, "kernels", native.narrow)
     kernels = native.kernels()
     assert kernels is not None
-    if kernels.prepare(int(request.param)) != int(request.param):
-        pytest.skip("this processor has no AMX")
-    yield request.param
+    assert kernels.prepare(int(request.param == "AMX")) == int(request.param == "AMX")
+    yield
     kernels.prepare(1)
 
 
@@ -37,13 +41,14 @@ def native_linear(linear: nn.Linear, digits: int) -> NativeLinear:
     return NativeLinear(linear.weight, linear.bias, digits)
 
 
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize(("digits", "tolerance"), [(0, 4e-3), (1, 2e-2), (2, 8e-3)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 16, 31, 32, 33, 64, 65, 130])
-def test_products_are_those_of_float64(tiles: bool, rows: int, digits: int, tolerance: float, bias: bool) -> None:
-    """19 outputs do not fill their blocks."""
-    linear = layer(192, 19, bias)
-    x = torch.randn(rows, 192, generator=torch.Generator().manual_seed(rows))
+def test_products_are_those_of_float64(rows: int, digits: int, tolerance: float, bias: bool) -> None:
+    """83 outputs do not fill their blocks, nor 640 inputs the slices that are multiplied at a time."""
+    linear = layer(640, 83, bias)
+    x = torch.randn(rows, 640, generator=torch.Generator().manual_seed(rows))
     expected = linear.double()(x.double())
     own = native_linear(linear.float(), digits)(x)
     assert own.shape == expected.shape
@@ -54,14 +59,15 @@ def test_products_are_those_of_float64(tiles: bool, rows: int, digits: int, tole
 @given(rows=st.integers(1, 70), picked=st.integers(0, 69), seed=st.integers(0, 2**31))
 @settings(max_examples=30, deadline=None)
 def test_in_8_bits_a_row_does_not_depend_on_those_beside_it(digits: int, rows: int, picked: int, seed: int) -> None:
-    own = native_linear(layer(128, 48, True), digits)
-    x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(seed)) * torch.logspace(-3, 3, rows)[:, None]
+    own = native_linear(layer(640, 80, True), digits)
+    x = torch.randn(rows, 640, generator=torch.Generator().manual_seed(seed)) * torch.logspace(-3, 3, rows)[:, None]
     row = picked % rows
     assert torch.equal(own(x)[row], own(x[row : row + 1])[0])
 
 
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("digits", [1, 2])
-def test_sums_of_integers_are_exact(tiles: bool, digits: int) -> None:
+def test_sums_of_integers_are_exact(digits: int) -> None:
     """Weights and activations that 8 bits hold come out as they are, whatever their sum."""
     generator = torch.Generator().manual_seed(1)
     linear = layer(256, 32, False)
@@ -96,5 +102,6 @@ def test_threads_that_are_not_there_are_not_waited_for() -> None:
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
 def test_the_kernels_compile_where_the_processor_has_what_they_need() -> None:
     """Else every test of them would be skipped."""
-    if torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported():
+    if torch.cpu._is_avx2_supported():
         assert native.kernels() is not None
+        assert native.narrow() is not None

@@ -87,6 +87,7 @@ def test_without_a_compiler_the_kernels_are_pytorchs(
     monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     native.kernels.cache_clear()
+    native.narrow.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert native.kernels() is None
@@ -97,3 +98,4 @@ def test_without_a_compiler_the_kernels_are_pytorchs(
     finally:
         monkeypatch.undo()
         native.kernels.cache_clear()
+        native.narrow.cache_clear()

@@ -114,7 +114,7 @@ def test_a_slot_begins_anew_with_each_stream() -> None:
         assert torch.equal(own, again)
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="no AVX512-BF16 with VNNI here, or no C compiler")
+@pytest.mark.skipif(native.kernels() is None, reason="no AVX2 here, or no C compiler")
 @given(
     pair=st.tuples(walks, walks),
     texts=st.tuples(st.integers(1, 30), st.integers(1, 30)),

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -152,10 +153,20 @@ NORMALS = 1024
 @cache
 def kernels() -> ctypes.CDLL | None:
     """The compiled kernels, or None where this processor or machine cannot have them, which is said once."""
-    if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
-        return None
+    if _has_avx512():
+        return _loaded()
+    return narrow() if torch.cpu._is_avx2_supported() else None
+
+
+@cache
+def narrow() -> ctypes.CDLL | None:
+    """The kernels as processors with AVX2 alone have them, which those with AVX512 can run, too."""
+    return _loaded("-mno-avx512f", "-mno-amx-tile")
+
+
+def _loaded(*flags: str) -> ctypes.CDLL | None:
     try:
-        library = ctypes.CDLL(str(_built()))
+        library = ctypes.CDLL(str(_built(flags)))
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", "") or str(error)
         logger.warning("cpu_kernels: decode.c could not be compiled (%s); PyTorch's run instead.", detail.strip()[:300])
@@ -170,6 +181,19 @@ def has_tiles() -> bool:
     return library is not None and bool(library.prepare(1)) and hasattr(library, "solve")
 
 
+def instructions() -> Literal["AMX", "AVX512", "AVX2"] | None:
+    """The widest that the kernels multiply by, None where they do not run."""
+    if kernels() is None:
+        return None
+    if has_tiles():
+        return "AMX"
+    return "AVX512" if _has_avx512() else "AVX2"
+
+
+def _has_avx512() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported())
+
+
 def room(*shape: int) -> Tensor:
     """Numbers in fp32, not yet any. NumPy asks the system for huge pages, of which a large tensor takes far fewer."""
     return torch.from_numpy(np.empty(shape, np.float32))
@@ -180,16 +204,16 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _built() -> Path:
-    """The shared library, compiled unless it is there. Raises OSError, CalledProcessError."""
+def _built(flags: tuple[str, ...]) -> Path:
+    """The shared library by these flags too, compiled unless it is there. Raises OSError, CalledProcessError."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise OSError("there is no C compiler: install gcc")
     target = subprocess.run(
-        [compiler, "-march=native", "-Q", "--help=target"], capture_output=True, text=True, check=False
+        [compiler, "-march=native", *flags, "-Q", "--help=target"], capture_output=True, text=True, check=False
     )
     sources = [path.read_text() for path in sorted(_FOLDER.glob("*.[ch]"))]
-    what = (*sources, *_FLAGS, target.stdout, platform.machine())
+    what = (*sources, *_FLAGS, *flags, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"
     library = folder / f"decode-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.so"
     if library.is_file():
@@ -198,7 +222,7 @@ def _built() -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         compiled, linked = Path(scratch) / "decode.o", Path(scratch) / "decode.so"
         commands = (
-            [compiler, *_FLAGS, "-c", str(_FOLDER / "decode.c"), "-o", str(compiled)],
+            [compiler, *_FLAGS, *flags, "-c", str(_FOLDER / "decode.c"), "-o", str(compiled)],
             # Linked without -ffast-math, which would set the whole process's floating-point modes.
             [compiler, "-shared", "-fopenmp", str(compiled), "-o", str(linked), "-lmvec", "-lm"],
         )

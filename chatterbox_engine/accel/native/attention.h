@@ -15,28 +15,15 @@ static void rotate(float *x, const float *cos, const float *sin) {
 }
 
 // e^x of 16 numbers within 2e-7 of it: 2^n by the exponent, the rest by a polynomial (Cephes, S. Moshier).
-static inline __m512 exponential(__m512 x) {
-  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+static inline Floats exponential(Floats x) {
+  Floats n = roundscale_ps(mul_ps(x, set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+  Floats r = fnmadd_ps(n, set1_ps(0.693359375f), x);
+  r = fnmadd_ps(n, set1_ps(-2.12194440e-4f), r);
   const float terms[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 0.5f};
-  __m512 y = _mm512_set1_ps(terms[0]);
-  for (int i = 1; i < 6; i++) y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(terms[i]));
-  y = _mm512_fmadd_ps(_mm512_mul_ps(r, r), y, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(y, n);
-}
-
-// The sum of each of 16 vectors: halves are added side by side, four times.
-static inline __m512 sums_of(__m512 v[16]) {
-  for (int i = 0; i < 8; i++)
-    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
-  for (int i = 0; i < 4; i++)
-    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd));
-  for (int i = 0; i < 2; i++)
-    v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xee));
-  v[0] = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xdd));
-  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-  return _mm512_permutexvar_ps(order, v[0]);
+  Floats y = set1_ps(terms[0]);
+  for (int i = 1; i < 6; i++) y = fmadd_ps(y, r, set1_ps(terms[i]));
+  y = fmadd_ps(mul_ps(r, r), y, add_ps(r, set1_ps(1.0f)));
+  return scalef_ps(y, n);
 }
 
 enum { SOON = 32 }; // keys fetched before they are needed
@@ -62,17 +49,17 @@ static void put_place(const float *x, char *place, int quantised) {
 static void score_bf16(const float *q, const char *keys, const char *values, int64_t length, float *scores) {
   uint16_t query[HEAD_WIDTH];
   for (int i = 0; i < HEAD_WIDTH; i++) query[i] = to_bf16(q[i]);
-  __m512bh low = (__m512bh)_mm512_loadu_si512(query), high = (__m512bh)_mm512_loadu_si512(query + 32);
+  Pairs low = pairs(query), high = pairs(query + 32);
   for (int64_t p = 0; p < length; p += 16) {
-    __m512 v[16];
+    Floats v[16];
     for (int i = 0; i < 16; i++) { // beyond the end the last place stands in
       int64_t place = (p + i < length ? p + i : length - 1) * 2 * HEAD_WIDTH;
       const char *key = keys + place;
       fetch(key + SOON * 2 * HEAD_WIDTH, 2 * HEAD_WIDTH), fetch(values + place, 2 * HEAD_WIDTH);
-      v[i] = _mm512_dpbf16_ps(_mm512_setzero_ps(), low, (__m512bh)_mm512_loadu_si512(key));
-      v[i] = _mm512_dpbf16_ps(v[i], high, (__m512bh)_mm512_loadu_si512(key + 64));
+      v[i] = dpbf16_ps(setzero_ps(), low, pairs(key));
+      v[i] = dpbf16_ps(v[i], high, pairs(key + 64));
     }
-    _mm512_storeu_ps(scores + p, sums_of(v));
+    storeu_ps(scores + p, sums_of(v));
   }
 }
 
@@ -88,76 +75,76 @@ static void score_int8(const float *q, const char *keys, const char *values, int
     digits[1][i] = (int8_t)(int32_t)(whole - DIGIT * high);
     sum += whole;
   }
-  const __m512i high = _mm512_loadu_si512(digits[0]), low = _mm512_loadu_si512(digits[1]);
-  const __m512i sign = _mm512_set1_epi8((char)0x80), none = _mm512_setzero_si512();
-  const __m512i last = _mm512_set1_epi32((int)(length - 1));
-  const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Words high = loadu_si512(digits[0]), low = loadu_si512(digits[1]);
+  const Words sign = set1_epi8((char)0x80), none = setzero_si512();
+  const Words last = set1_epi32((int)(length - 1));
+  const Words each = setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int64_t p = 0; p < length; p += 16) {
-    __m512 v[16];
+    Floats v[16];
     for (int i = 0; i < 16; i++) {
       int64_t place = (p + i < length ? p + i : length - 1) * RECORD;
       const char *key = keys + place;
       fetch(key + SOON * RECORD, RECORD), fetch(values + place, RECORD);
-      __m512i own = _mm512_xor_si512(_mm512_loadu_si512(key), sign);
-      __m512i whole = _mm512_slli_epi32(_mm512_dpbusd_epi32(none, own, high), 7);
-      v[i] = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(whole, own, low));
+      Words own = xor_si512(loadu_si512(key), sign);
+      Words whole = slli_epi32(dpbusd_epi32(none, own, high), 7);
+      v[i] = cvtepi32_ps(dpbusd_epi32(whole, own, low));
     }
-    __m512i places = _mm512_min_epi32(_mm512_add_epi32(_mm512_set1_epi32((int)p), each), last);
-    places = _mm512_mullo_epi32(places, _mm512_set1_epi32(RECORD));
-    __m512 scales = _mm512_mul_ps(_mm512_i32gather_ps(places, keys + HEAD_WIDTH, 1), _mm512_set1_ps(scale));
-    __m512 products = _mm512_sub_ps(sums_of(v), _mm512_set1_ps(DIGIT * sum));
-    _mm512_storeu_ps(scores + p, _mm512_mul_ps(products, scales));
+    Words places = min_epi32(add_epi32(set1_epi32((int)p), each), last);
+    places = mullo_epi32(places, set1_epi32(RECORD));
+    Floats scales = mul_ps(i32gather_ps(places, keys + HEAD_WIDTH, 1), set1_ps(scale));
+    Floats products = sub_ps(sums_of(v), set1_ps(DIGIT * sum));
+    storeu_ps(scores + p, mul_ps(products, scales));
   }
 }
 
 // Softmax of `length` scores, in whole vectors.
 static void soften(float *scores, int64_t length) {
-  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
-  for (int64_t p = 0; p < length; p += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(scores + p));
-  most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  Floats most = set1_ps(-INFINITY), total = setzero_ps();
+  for (int64_t p = 0; p < length; p += 16) most = max_ps(most, loadu_ps(scores + p));
+  most = set1_ps(reduce_max_ps(most));
   for (int64_t p = 0; p < length; p += 16) {
     __mmask16 inside = length - p >= 16 ? 0xffff : (__mmask16)((1 << (length - p)) - 1);
-    __m512 own = _mm512_maskz_mov_ps(inside, exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + p), most)));
-    total = _mm512_add_ps(total, own);
-    _mm512_storeu_ps(scores + p, own);
+    Floats own = maskz_mov_ps(inside, exponential(sub_ps(loadu_ps(scores + p), most)));
+    total = add_ps(total, own);
+    storeu_ps(scores + p, own);
   }
-  __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(total));
-  for (int64_t p = 0; p < length; p += 16) _mm512_storeu_ps(scores + p, _mm512_mul_ps(_mm512_loadu_ps(scores + p), share));
+  Floats share = set1_ps(1.0f / reduce_add_ps(total));
+  for (int64_t p = 0; p < length; p += 16) storeu_ps(scores + p, mul_ps(loadu_ps(scores + p), share));
 }
 
 // Values by their weights -> to (HEAD_WIDTH). A pair of bf16 is a float's upper half and, shifted, another's: values at
 // even and odd places are summed apart.
 static void mix_bf16(const float *weights, const char *values, int64_t length, float *to) {
-  const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-  __m512 even[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, odd[2] = {even[0], even[0]};
+  const Words upper = set1_epi32((int)0xffff0000);
+  Floats even[2] = {setzero_ps(), setzero_ps()}, odd[2] = {even[0], even[0]};
   for (int64_t p = 0; p < length; p++) {
     const char *value = values + p * 2 * HEAD_WIDTH;
-    __m512 w = _mm512_set1_ps(weights[p]);
+    Floats w = set1_ps(weights[p]);
     for (int half = 0; half < 2; half++) {
-      __m512i pairs = _mm512_loadu_si512(value + 64 * half);
-      even[half] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even[half]);
-      odd[half] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(_mm512_and_si512(pairs, upper)), odd[half]);
+      Words pairs = loadu_si512(value + 64 * half);
+      even[half] = fmadd_ps(w, castsi512_ps(slli_epi32(pairs, 16)), even[half]);
+      odd[half] = fmadd_ps(w, castsi512_ps(and_si512(pairs, upper)), odd[half]);
     }
   }
-  for (int half = 0; half < 2; half++)
-    for (int i = 0; i < 16; i++) {
-      to[32 * half + 2 * i] = even[half][i];
-      to[32 * half + 2 * i + 1] = odd[half][i];
-    }
+  for (int half = 0; half < 2; half++) {
+    float first[16], second[16];
+    storeu_ps(first, even[half]), storeu_ps(second, odd[half]);
+    for (int i = 0; i < 16; i++) to[32 * half + 2 * i] = first[i], to[32 * half + 2 * i + 1] = second[i];
+  }
 }
 
 static void mix_int8(const float *weights, const char *values, const char *next, int64_t length, float *to) {
-  __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+  Floats sums[4] = {setzero_ps(), setzero_ps(), setzero_ps(), setzero_ps()};
   for (int64_t p = 0; p < length; p++) {
     const char *value = values + p * RECORD;
     float scale;
     fetch(next + p * RECORD, RECORD);
     memcpy(&scale, value + HEAD_WIDTH, sizeof scale);
-    __m512 w = _mm512_set1_ps(weights[p] * scale);
+    Floats w = set1_ps(weights[p] * scale);
     for (int i = 0; i < 4; i++) {
-      __m512i own = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(value + 16 * i)));
-      sums[i] = _mm512_fmadd_ps(w, _mm512_cvtepi32_ps(own), sums[i]);
+      Words own = cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(value + 16 * i)));
+      sums[i] = fmadd_ps(w, cvtepi32_ps(own), sums[i]);
     }
   }
-  for (int i = 0; i < 4; i++) _mm512_storeu_ps(to + 16 * i, sums[i]);
+  for (int i = 0; i < 4; i++) storeu_ps(to + 16 * i, sums[i]);
 }

@@ -36,16 +36,16 @@ static void normalise(const Model *model, const float *x, const float *gain, con
 
 // x: gate and up, or up alone -> to (mlp_width), a multiple of 16
 static void activate(const Model *model, const float *x, float *to) {
-  const __m512 one = _mm512_set1_ps(1.0f), none = _mm512_setzero_ps();
+  const Floats one = set1_ps(1.0f), none = setzero_ps();
   for (int64_t i = 0; i < model->mlp_width; i += 16) {
-    __m512 own = _mm512_loadu_ps(x + i), inner = own;
+    Floats own = loadu_ps(x + i), inner = own;
     if (!model->llama) { // GELU by tanh, tanh by e^x
-      __m512 cube = _mm512_mul_ps(_mm512_mul_ps(own, own), own);
-      inner = _mm512_mul_ps(_mm512_fmadd_ps(cube, _mm512_set1_ps(0.044715f), own), _mm512_set1_ps(1.5957691216f));
+      Floats cube = mul_ps(mul_ps(own, own), own);
+      inner = mul_ps(fmadd_ps(cube, set1_ps(0.044715f), own), set1_ps(1.5957691216f));
     }
-    own = _mm512_div_ps(own, _mm512_add_ps(one, exponential(_mm512_sub_ps(none, inner))));
-    if (model->llama) own = _mm512_mul_ps(own, _mm512_loadu_ps(x + model->mlp_width + i));
-    _mm512_storeu_ps(to + i, own);
+    own = div_ps(own, add_ps(one, exponential(sub_ps(none, inner))));
+    if (model->llama) own = mul_ps(own, loadu_ps(x + model->mlp_width + i));
+    storeu_ps(to + i, own);
   }
 }
 

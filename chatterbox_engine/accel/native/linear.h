@@ -12,11 +12,11 @@
 #include <unistd.h>
 
 #include "team.h"
+#include "wide.h"
 
 enum { BLOCK = 16, TILE_ROWS = 16, ROW_TILES = 4, DIGIT = 128, LARGEST = 127 };
 enum { QUAD = 4 };              // blocks read side by side: a core fetches four runs of memory faster than one
 enum { LINES = TILE_ROWS * ROW_TILES }; // rows of one digit that are multiplied before their sums are put away
-enum { GROUP = 6 };             // lines whose sums with QUAD blocks fill AVX512's registers
 enum { SLICE = 1 << 12 };       // bytes of each of QUAD blocks that stay in a core's first cache while lines pass by
 enum { PANEL_BYTES = 1 << 19 }; // of activations that stay in a core's second cache
 enum { AHEAD = 2048 };      // bytes of each block fetched before they are needed
@@ -38,8 +38,14 @@ typedef struct {
   const float *attention_norm, *attention_norm_bias, *mlp_norm, *mlp_norm_bias;
 } Layer;
 
+#ifdef __AVX512F__
+enum { WORDS = 0 };
+#else
+enum { WORDS = 1 }; // activations of 8 bits or 16 are multiplied in 16, and what is summed are floats
+#endif
+
 static int use_amx = 0;
-static int wide_bf16 = 0; // bf16 is multiplied as fp32: Intel's dot of bf16 by AVX512 takes four times as long
+static int wide_bf16 = WORDS; // bf16 is multiplied as fp32: Intel's dot of bf16 by AVX512 takes four times as long
 
 // Allow tiles if `wanted` and the system grants them; returns whether they are used.
 int prepare(int wanted) {
@@ -48,7 +54,7 @@ int prepare(int wanted) {
 #else
   (void)wanted;
 #endif
-  wide_bf16 = !use_amx && __builtin_cpu_is("intel");
+  wide_bf16 = WORDS || (!use_amx && __builtin_cpu_is("intel"));
   return use_amx;
 }
 
@@ -62,13 +68,16 @@ static inline uint16_t to_bf16(float x) {
 
 // The greatest magnitude of `count` numbers, a multiple of 16; never zero. (GCC does not vectorise fmaxf here.)
 static inline float largest(const float *x, int64_t count) {
-  __m512 most = _mm512_set1_ps(1e-12f);
-  for (int64_t i = 0; i < count; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-  return _mm512_reduce_max_ps(most);
+  Floats most = set1_ps(1e-12f);
+  for (int64_t i = 0; i < count; i += 16) most = max_ps(most, abs_ps(loadu_ps(x + i)));
+  return reduce_max_ps(most);
 }
 
 // Bytes of an activation in the form in which a layer is multiplied.
-static inline int64_t form_width(const Linear *l) { return l->digits ? 1 : wide_bf16 ? 4 : 2; }
+static inline int64_t form_width(const Linear *l) { return l->digits ? 1 + WORDS : wide_bf16 ? 4 : 2; }
+
+// Lines of activations that a row becomes.
+static inline int64_t parts(const Linear *l) { return l->digits == 2 && !WORDS ? 2 : 1; }
 
 // Bytes from one line of activations to the next: a power of two would put all lines into the same few places of the
 // first cache.
@@ -88,6 +97,10 @@ static void put_row(const Linear *l, const float *x, int64_t m, int64_t rows, vo
   float scale = most / range, inverse = range / most;
   int32_t offset = use_amx ? 0 : DIGIT;
   scales[m] = scale;
+  if (WORDS) {
+    for (int64_t i = 0; i < k; i++) ((int16_t *)line)[i] = (int16_t)nearbyintf(x[i] * inverse);
+    return;
+  }
   int8_t *high = (int8_t *)line, *low = high + rows * stride;
   if (l->digits == 1) {
     for (int64_t i = 0; i < k; i++) high[i] = (int8_t)((int32_t)nearbyintf(x[i] * inverse) + offset);
@@ -175,81 +188,17 @@ static void tile_product(int64_t digits, const char *a, int64_t lines, int64_t s
 }
 #endif
 
-typedef enum { INT8, BF16, WIDE } Kind; // INT8: VNNI. BF16: AVX512's own dot. WIDE: bf16 weights, fp32 activations
-
 // What part of the blocks is multiplied, and what is fetched from memory meanwhile, as bytes of a block.
 typedef struct {
   int64_t begin, end;
   int64_t ahead, pace; // where fetching begins, and 256ths of a byte by which it goes on with every 64 bytes multiplied
 } Span;
 
-// `lines` lines with a span of `blocks` blocks; both numbers are known when this is compiled.
-// sums: (lines, QUAD, 16), what they are so far, or nothing yet where the span begins at 0.
-static inline __attribute__((always_inline)) void dots(Kind kind, int lines, int blocks, const Linear *l, int64_t block,
-                                                       const char *a, int64_t stride, Span span, int32_t *sums) {
-  int64_t bytes = BLOCK * l->inputs * (kind == INT8 ? 1 : 2), place = kind == WIDE ? 8 : 4;
-  const char *w = (const char *)l->weight + block * bytes;
-  const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-  __m512i acc[GROUP][QUAD];
-  a += span.begin / 64 * place;
-#pragma GCC unroll 4
-  for (int n = 0; n < blocks; n++) {
-    __m512i first = _mm512_setzero_si512(); // the share of the 128 that was added to each activation is taken off
-    if (kind == INT8 && !span.begin)
-      first = _mm512_sub_epi32(first, _mm512_slli_epi32(_mm512_loadu_si512(l->sums + BLOCK * (block + n)), 7));
-#pragma GCC unroll 6
-    for (int r = 0; r < lines; r++) acc[r][n] = span.begin ? _mm512_load_si512(sums + (r * QUAD + n) * BLOCK) : first;
-  }
-  int64_t ahead = span.ahead << 8;
-  for (int64_t i = span.begin; i < span.end; i += 64, a += place, ahead += span.pace) {
-    const char *next = w + (ahead >> 8) + (ahead >> 8 < bytes ? 0 : (QUAD - 1) * bytes); // at the end, the next quad's
-#pragma GCC unroll 4
-    for (int n = 0; n < blocks; n++) _mm_prefetch(next + n * bytes, _MM_HINT_T0);
-    for (int half = 0; half < (kind == WIDE ? 2 : 1); half++) { // a pair of bf16 is two floats' upper halves
-      __m512i x[GROUP];
-#pragma GCC unroll 6
-      for (int r = 0; r < lines; r++) {
-        int32_t word;
-        memcpy(&word, a + r * stride + 4 * half, 4);
-        x[r] = _mm512_set1_epi32(word);
-      }
-#pragma GCC unroll 4
-      for (int n = 0; n < blocks; n++) {
-        __m512i own = _mm512_loadu_si512(w + n * bytes + i);
-        if (kind == WIDE) own = half ? _mm512_and_si512(own, upper) : _mm512_slli_epi32(own, 16);
-#pragma GCC unroll 6
-        for (int r = 0; r < lines; r++) {
-          if (kind == INT8) acc[r][n] = _mm512_dpbusd_epi32(acc[r][n], x[r], own);
-          else {
-            __m512 sum = _mm512_castsi512_ps(acc[r][n]);
-            sum = kind == BF16 ? _mm512_dpbf16_ps(sum, (__m512bh)x[r], (__m512bh)own)
-                               : _mm512_fmadd_ps(_mm512_castsi512_ps(x[r]), _mm512_castsi512_ps(own), sum);
-            acc[r][n] = _mm512_castps_si512(sum);
-          }
-        }
-      }
-    }
-  }
-#pragma GCC unroll 6
-  for (int r = 0; r < lines; r++)
-#pragma GCC unroll 4
-    for (int n = 0; n < blocks; n++) _mm512_storeu_si512(sums + (r * QUAD + n) * BLOCK, acc[r][n]);
-}
-
-#define COUNT(kind, lines) case lines: \
-    if (blocks == QUAD) dots(kind, lines, QUAD, l, block, a, stride, span, sums); \
-    else dots(kind, lines, 1, l, block, a, stride, span, sums); \
-    return;
-#define COUNTS(kind) switch (lines) { \
-    COUNT(kind, 1) COUNT(kind, 2) COUNT(kind, 3) COUNT(kind, 4) COUNT(kind, 5) COUNT(kind, 6) }
-
-// Up to GROUP lines with one block or QUAD.
-static void group_product(const Linear *l, int64_t block, int64_t blocks, const char *a, int64_t lines, int64_t stride,
-                          Span span, int32_t *sums) {
-  if (l->digits) COUNTS(INT8)
-  else if (wide_bf16) COUNTS(WIDE)
-  else COUNTS(BF16)
-}
+#ifdef __AVX512F__
+#include "avx512_dots.h"
+#else
+#include "avx2_dots.h"
+#endif
 
 // Up to LINES lines. sums: (LINES, QUAD, 16) int32 or float.
 static void lines_product(const Linear *l, int64_t block, int64_t blocks, const char *a, int64_t lines, int32_t *sums) {
@@ -275,7 +224,7 @@ static void lines_product(const Linear *l, int64_t block, int64_t blocks, const 
 // All rows with some blocks: scales, bias, and `to` (+)= result.
 static void blocks_product(const Linear *l, int64_t block, int64_t blocks, const void *form, const float *scales,
                            int64_t rows, float *to, int64_t to_stride, int add) {
-  int64_t stride = line_bytes(l), digits = l->digits ? l->digits : 1;
+  int64_t stride = line_bytes(l), digits = parts(l);
   int32_t sums[2 * LINES * QUAD * BLOCK] __attribute__((aligned(64)));
   for (int64_t begin = 0; begin < rows; begin += LINES) {
     int64_t count = rows - begin < LINES ? rows - begin : LINES;
@@ -289,21 +238,21 @@ static void blocks_product(const Linear *l, int64_t block, int64_t blocks, const
       for (int64_t n = 0; n < blocks; n++) {
         int64_t first = (block + n) * BLOCK, left = l->outputs - first;
         __mmask16 inside = left >= BLOCK ? 0xffff : (__mmask16)((1 << left) - 1);
-        __m512i own = _mm512_load_si512(sums + (r * QUAD + n) * BLOCK);
-        __m512 value = _mm512_castsi512_ps(own);
+        Words own = load_si512(sums + (r * QUAD + n) * BLOCK);
+        Floats value = castsi512_ps(own);
         if (l->digits) {
-          value = _mm512_cvtepi32_ps(own);
+          if (!WORDS) value = cvtepi32_ps(own);
           if (digits == 2) {
-            __m512 rest = _mm512_cvtepi32_ps(_mm512_load_si512(sums + ((low + r) * QUAD + n) * BLOCK));
-            value = _mm512_fmadd_ps(value, _mm512_set1_ps(DIGIT), rest);
+            Floats rest = cvtepi32_ps(load_si512(sums + ((low + r) * QUAD + n) * BLOCK));
+            value = fmadd_ps(value, set1_ps(DIGIT), rest);
           }
-          __m512 scale = _mm512_maskz_loadu_ps(inside, l->scale + first);
-          value = _mm512_mul_ps(value, _mm512_mul_ps(scale, _mm512_set1_ps(scales[begin + r])));
+          Floats scale = maskz_loadu_ps(inside, l->scale + first);
+          value = mul_ps(value, mul_ps(scale, set1_ps(scales[begin + r])));
         }
         float *out = to + (begin + r) * to_stride + first;
-        if (l->bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(inside, l->bias + first));
-        if (add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(inside, out));
-        _mm512_mask_storeu_ps(out, inside, value);
+        if (l->bias) value = add_ps(value, maskz_loadu_ps(inside, l->bias + first));
+        if (add) value = add_ps(value, maskz_loadu_ps(inside, out));
+        mask_storeu_ps(out, inside, value);
       }
   }
 }
@@ -338,7 +287,7 @@ static int64_t padded(int64_t rows) { return (2 * rows + TILE_ROWS) / TILE_ROWS 
 // Many rows go panel by panel: a panel stays in a core's cache while every block of weights passes by.
 int linear(const Linear *l, const float *x, int64_t rows, float *to) {
   int64_t stride = line_bytes(l), threads = omp_get_max_threads();
-  int64_t panel = PANEL_BYTES / (stride * (l->digits ? l->digits : 1)) / LINES * LINES;
+  int64_t panel = PANEL_BYTES / (stride * parts(l)) / LINES * LINES;
   if (panel < LINES) panel = LINES;
   if (panel > rows) panel = rows;
   char *form = aligned_alloc(64, padded(panel) * stride);

@@ -1,26 +1,26 @@
 // Noise that is a function of (seed, domain, place), as accel/noise.py has it.
 
 // 32-bit words mixed.
-static inline __m512i mix(__m512i word) {
-  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
-  word = _mm512_mullo_epi32(word, _mm512_set1_epi32(0x7FEB352D));
-  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 15));
-  word = _mm512_mullo_epi32(word, _mm512_set1_epi32((int)0x846CA68B));
-  return _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
+static inline Words mix(Words word) {
+  word = xor_si512(word, srli_epi32(word, 16));
+  word = mullo_epi32(word, set1_epi32(0x7FEB352D));
+  word = xor_si512(word, srli_epi32(word, 15));
+  word = mullo_epi32(word, set1_epi32((int)0x846CA68B));
+  return xor_si512(word, srli_epi32(word, 16));
 }
 
-static inline __m512i noise_key(int64_t seed, int64_t domain, int64_t lane) {
-  __m512i key = mix(_mm512_set1_epi32((int)(seed + (2 * domain + lane + 1) * 0x9E3779B9)));
-  return mix(_mm512_xor_si512(key, _mm512_set1_epi32((int)(seed >> 32))));
+static inline Words noise_key(int64_t seed, int64_t domain, int64_t lane) {
+  Words key = mix(set1_epi32((int)(seed + (2 * domain + lane + 1) * 0x9E3779B9)));
+  return mix(xor_si512(key, set1_epi32((int)(seed >> 32))));
 }
 
 // The words at places of which the upper halves are `high`, mixed with the key, and the lower ones `low`.
-static inline __m512i noise_words(__m512i key, __m512i high, __m512i low) {
-  return mix(_mm512_add_epi32(mix(_mm512_xor_si512(low, high)), key));
+static inline Words noise_words(Words key, Words high, Words low) {
+  return mix(add_epi32(mix(xor_si512(low, high)), key));
 }
 
-static inline __m512i noise_high(__m512i key, int64_t place) {
-  return mix(_mm512_xor_si512(key, _mm512_set1_epi32((int)(place >> 32))));
+static inline Words noise_high(Words key, int64_t place) {
+  return mix(xor_si512(key, set1_epi32((int)(place >> 32))));
 }
 
 enum { NORMALS = 1024 }; // at most, made at a time
@@ -33,19 +33,19 @@ float sinf(float) __attribute__((simd("notinbranch")));
 // `count` standard normal numbers, a multiple of 16, at the places first, first + stride, ...: Box and Muller's transform
 // in double precision. Every number is made by the same instructions, wherever it stands.
 static void normal_run(int64_t seed, int64_t domain, int64_t first, int64_t stride, int64_t count, float *to) {
-  const __m512i each = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i steps = _mm512_mullo_epi32(each, _mm512_set1_epi32((int)stride));
+  const Words each = setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Words steps = mullo_epi32(each, set1_epi32((int)stride));
   uint32_t words[2][NORMALS] __attribute__((aligned(64)));
   for (int lane = 0; lane < 2; lane++) {
-    __m512i key = noise_key(seed, domain, lane);
+    Words key = noise_key(seed, domain, lane);
     for (int64_t i = 0; i < count; i += 16) {
       int64_t place = first + i * stride, last = place + 15 * stride;
-      __m512i low = _mm512_add_epi32(_mm512_set1_epi32((int)place), steps), high = noise_high(key, place);
+      Words low = add_epi32(set1_epi32((int)place), steps), high = noise_high(key, place);
       if (place >> 32 != last >> 32) { // these sixteen lie on both sides of a multiple of 2**32
-        __mmask16 beyond = _mm512_cmplt_epu32_mask(low, _mm512_set1_epi32((int)place));
-        high = _mm512_mask_mov_epi32(high, beyond, noise_high(key, last));
+        __mmask16 beyond = cmplt_epu32_mask(low, set1_epi32((int)place));
+        high = mask_mov_epi32(high, beyond, noise_high(key, last));
       }
-      _mm512_store_si512(words[lane] + i, noise_words(key, high, low));
+      store_si512(words[lane] + i, noise_words(key, high, low));
     }
   }
   for (int64_t i = 0; i < count; i++) {
