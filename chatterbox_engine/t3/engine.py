@@ -15,7 +15,7 @@ from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.runner import Drawn, Runner, Shape
 from chatterbox_engine.t3.sampling import draw_reference
-from chatterbox_engine.t3.scheduler import Scheduler, Sequence
+from chatterbox_engine.t3.scheduler import Scheduler, Sequence, grouped
 from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.t3.voice_prefix import VoicePrefixes
 from chatterbox_engine.types import TOKEN_RATE, VALID_TOKENS, SamplingParams, T3Voice
@@ -53,6 +53,9 @@ class _Job:
         return self.params.top_p < 1.0 or self.params.top_k > 0
 
 
+_PREFILL_TOGETHER = {"cpu": 512, "cuda": 1 << 30}
+"""Positions (rows x positions) in one call: on a CPU those of many prompts leave the caches between two layers."""
+
 _Part = tuple[int, int, Tensor]
 """To be prefilled: a row of the cache, the position where it goes on, and embeddings (C, W)."""
 
@@ -72,6 +75,7 @@ class T3Engine(Worker):
         guard = switches.alignment_guard
         self.runner = Runner(model, switches, model.spec.alignment_guard if guard == "auto" else guard == "on")
         self._scheduler = Scheduler(switches.max_streams, switches.prefill_positions, max_waiting)
+        self._prefill_together = 1 if switches.exact else _PREFILL_TOGETHER[model.device.type]
         self._jobs: dict[Sequence, _Job] = {}
         self._arrivals: deque[_Job] = deque()
         self._lock = threading.Lock()
@@ -284,8 +288,7 @@ class T3Engine(Worker):
         return self._switches.voice_prefix == "kv" and not self._switches.exact
 
     def _prefill(self, plan: list[tuple[Sequence, int]]) -> None:
-        groups = [[item] for item in plan] if self._switches.exact else [plan]
-        for group in groups:
+        for group in grouped(plan, self._prefill_together):
             parts: list[_Part] = []
             ends: list[_Part] = []  # of unconditioned rows whose keys and values were kept
             for sequence, count in group:

@@ -122,3 +122,17 @@ class Scheduler:
         del self.owners[keep:]
         sequence.rows = []
         return moves
+
+
+def grouped(plan: list[tuple[Sequence, int]], positions: int) -> list[list[tuple[Sequence, int]]]:
+    """A step's prompts in their order, in groups of at most so many positions (rows x positions), or of one prompt."""
+    groups: list[list[tuple[Sequence, int]]] = []
+    room = 0
+    for sequence, count in plan:
+        wanted = count * sequence.width
+        if wanted > room or not groups:
+            groups.append([])
+            room = positions
+        groups[-1].append((sequence, count))
+        room -= wanted
+    return groups

@@ -69,5 +69,4 @@ def test_a_lost_node_of_t3_is_not_heard(nodes: Nodes) -> None:
     assert [answer.content for answer in made] == expected
     assert nodes.replicas == {"front": ["Ingress", "Jobs", "Voices"], "voice": ["S3Gen", "T3"]}
     assert speak(nodes, 0).content == expected[0]
-    if "another replica goes on" not in nodes.log("S3Gen"):  # Serve passes over who is slow to tell its queue
-        pytest.skip("the lost T3 had none of the streams")
+    assert "another replica goes on" in nodes.log("S3Gen")  # the lost T3 had one of the streams

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatterbox_engine.errors import Overloaded
-from chatterbox_engine.t3.scheduler import Scheduler, Sequence
+from chatterbox_engine.t3.scheduler import Scheduler, Sequence, grouped
 
 BUDGET = 32
 ACTIONS = st.lists(
@@ -89,3 +89,15 @@ def test_who_runs_dry_first_is_let_in_first_and_of_those_alike_who_came_first(du
         admitted.append(one)
         scheduler.release(one)
     assert [id(one) for one in admitted] == [id(one) for one in sorted(sequences, key=lambda one: one.due)]
+
+
+@given(sizes=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 90)), max_size=20), most=st.integers(1, 400))
+def test_groups_are_the_plan_in_its_order_and_no_larger_than_they_must_be(
+    sizes: list[tuple[int, int]], most: int
+) -> None:
+    plan = [(Sequence(width, count), count) for width, count in sizes]
+    groups = grouped(plan, most)
+    assert [item for group in groups for item in group] == plan
+    wanted = [[sequence.width * count for sequence, count in group] for group in groups]
+    assert all(len(group) == 1 or sum(group) <= most for group in wanted)
+    assert all(sum(group) + following[0] > most for group, following in zip(wanted, wanted[1:], strict=False))

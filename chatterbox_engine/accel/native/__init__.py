@@ -161,7 +161,7 @@ def kernels() -> ctypes.CDLL | None:
 @cache
 def narrow() -> ctypes.CDLL | None:
     """The kernels as processors with AVX2 alone have them, which those with AVX512 can run, too."""
-    return _loaded("-mno-avx512f", "-mno-amx-tile")
+    return _loaded("-march=x86-64-v3", "-mtune=native")
 
 
 def _loaded(*flags: str) -> ctypes.CDLL | None:
