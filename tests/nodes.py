@@ -48,7 +48,7 @@ ASKED: dict[str, str] = {
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5",
     "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "20",
 }
-"""Serve passes over a replica that does not tell its queue in a tenth of a second, which busy cores may keep it from."""
+"""Serve passes over a replica that does not tell its queue in a tenth of a second, as busy cores may keep it from."""
 
 
 class Nodes:

@@ -1,5 +1,7 @@
 """T3's scheduler: rows stay side by side, prompts share a step's budget, nobody is lost."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,4 +102,4 @@ def test_groups_are_the_plan_in_its_order_and_no_larger_than_they_must_be(
     assert [item for group in groups for item in group] == plan
     wanted = [[sequence.width * count for sequence, count in group] for group in groups]
     assert all(len(group) == 1 or sum(group) <= most for group in wanted)
-    assert all(sum(group) + following[0] > most for group, following in zip(wanted, wanted[1:], strict=False))
+    assert all(sum(group) + following[0] > most for group, following in pairwise(wanted))
