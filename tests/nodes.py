@@ -27,7 +27,7 @@ NODES: dict[str, dict[str, Any]] = {
 }
 """T3 has a replica on `back` and one on `voice`; S3Gen, which owns the streams, is on `voice` alone."""
 SETTINGS: dict[str, Any] = {
-    "model": "dummy:tiny",
+    "model": "dummy:timed",  # a stream is T3's for seconds, however slow S3Gen is beside it
     "device": "cpu",
     "profile": "reference",
     "t3_replicas": 2,

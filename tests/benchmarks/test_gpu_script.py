@@ -28,7 +28,7 @@ def test_it_runs_dry_in_a_bare_python(tmp_path: Path) -> None:
     done = subprocess.run(
         [ROOT / "benchmarks" / "gpu.sh", wheels, out, "--dry-run"],
         env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)},
-        capture_output=True, text=True, timeout=400, check=False,
+        capture_output=True, text=True, timeout=2700, check=False,
     )  # fmt: skip
     written = json.loads((out / "gpu.json").read_text()) if out.is_dir() else {"steps": {}}
     failed = {name: step["log"] for name, step in written["steps"].items() if step["status"]}
