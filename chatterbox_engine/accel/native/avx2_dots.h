@@ -47,9 +47,9 @@ static inline __attribute__((always_inline)) void wide_dots(int lines, int side,
       for (int h = 0; h < 2; h++) _mm256_storeu_ps(sums + (r * QUAD + n) * BLOCK + 8 * h, acc[r][n][h]);
 }
 
-// Of each of `side` blocks, `halves` of its two are multiplied; w is where the first of them begins. A word of `acc` has
-// the sum of an output's even pairs of inputs or of its odd ones. From begin to end, a slice at most, sums are exact; as
-// floats they go from slice to slice, which are the same for few lines and for many.
+// Of each of `side` blocks, `halves` of its two are multiplied; w is where the first of them begins. A word of `acc`
+// has the sum of an output's even pairs of inputs or of its odd ones. From begin to end, a slice at most, sums are
+// exact; as floats they go from slice to slice, which are the same for few lines and for many.
 static inline __attribute__((always_inline)) void word_dots(int lines, int side, int halves, const char *w,
                                                             int64_t bytes, const char *a, int64_t stride,
                                                             int64_t begin, int64_t end, float *sums) {

@@ -49,7 +49,9 @@ static inline Words setzero_si512(void) { return BOTH(Words, _mm256_setzero_si25
 static inline Floats loadu_ps(const float *from) {
   return BOTH(Floats, _mm256_loadu_ps(from), _mm256_loadu_ps(from + 8));
 }
-static inline void storeu_ps(float *to, Floats a) { _mm256_storeu_ps(to, a.low), _mm256_storeu_ps(to + 8, a.high); }
+static inline void storeu_ps(float *to, Floats a) {
+  _mm256_storeu_ps(to, a.low), _mm256_storeu_ps(to + 8, a.high);
+}
 static inline Words loadu_si512(const void *from) {
   return BOTH(Words, _mm256_loadu_si256(from), _mm256_loadu_si256((const __m256i *)from + 1));
 }
@@ -122,8 +124,7 @@ static inline __mmask16 test_epi8_mask(__m128i a, __m128i b) {
 static inline Floats abs_ps(Floats a) {
   return castsi512_ps(and_si512(castps_si512(a), set1_epi32(0x7fffffff)));
 }
-#define roundscale_ps(a, how) \
-  BOTH(Floats, _mm256_round_ps((a).low, (how) | _MM_FROUND_NO_EXC), _mm256_round_ps((a).high, (how) | _MM_FROUND_NO_EXC))
+#define roundscale_ps(a, how) BOTH(Floats, _mm256_round_ps((a).low, how), _mm256_round_ps((a).high, how))
 
 static inline float reduce_max_ps(Floats a) {
   __m256 m = _mm256_max_ps(a.low, a.high);
@@ -151,7 +152,8 @@ static inline __m256 scaled(__m256 y, __m256 n) {
 BINARY(scalef_ps, Floats, scaled)
 
 static inline __m256 of_unsigned(__m256i a) {
-  __m256 high = _mm256_cvtepi32_ps(_mm256_srli_epi32(a, 16)), low = _mm256_cvtepi32_ps(_mm256_and_si256(a, _mm256_set1_epi32(0xffff)));
+  __m256 high = _mm256_cvtepi32_ps(_mm256_srli_epi32(a, 16));
+  __m256 low = _mm256_cvtepi32_ps(_mm256_and_si256(a, _mm256_set1_epi32(0xffff)));
   return _mm256_fmadd_ps(high, _mm256_set1_ps(65536.0f), low);
 }
 UNARY(cvtepu32_ps, Floats, Words, of_unsigned)
@@ -166,8 +168,10 @@ static inline Words cvtepi8_epi32(__m128i a) {
 // A word's two numbers in bf16 are a float's upper half and, shifted, another's.
 static inline __m256 pair_dot(__m256 sum, __m256i a, __m256i b) {
   const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
-  sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), sum);
-  return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a, upper)), _mm256_castsi256_ps(_mm256_and_si256(b, upper)), sum);
+  __m256i low_a = _mm256_slli_epi32(a, 16), low_b = _mm256_slli_epi32(b, 16);
+  sum = _mm256_fmadd_ps(_mm256_castsi256_ps(low_a), _mm256_castsi256_ps(low_b), sum);
+  a = _mm256_and_si256(a, upper), b = _mm256_and_si256(b, upper);
+  return _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum);
 }
 static inline Floats dpbf16_ps(Floats sum, Pairs a, Pairs b) {
   return BOTH(Floats, pair_dot(sum.low, a.low, b.low), pair_dot(sum.high, a.high, b.high));
@@ -175,7 +179,8 @@ static inline Floats dpbf16_ps(Floats sum, Pairs a, Pairs b) {
 
 // Four unsigned bytes by four signed ones, exactly: even and odd bytes as 16 bits, apart.
 static inline __m256i byte_dot(__m256i sum, __m256i a, __m256i b) {
-  __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+  __m256i even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xff)), even_b = _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8);
+  __m256i even = _mm256_madd_epi16(even_a, even_b);
   __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
   return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 }

@@ -1,5 +1,5 @@
-// Sixteen numbers side by side: vectors of AVX512, or two halves of AVX2's. Attention, softmax, sampling and noise are so
-// written once; names are AVX512's, without their first part.
+// Sixteen numbers side by side: vectors of AVX512, or two halves of AVX2's. Attention, softmax, sampling and noise are
+// so written once; names are AVX512's, without their first part.
 
 #pragma once
 
