@@ -7,7 +7,7 @@ typedef struct { __m256i low, high; } Words;
 typedef Words Pairs;
 
 // The two halves of a result, each of those of the operands.
-#define BOTH(type, call_low, call_high) ((type){call_low, call_high})
+#define BOTH(type, of_low, of_high) ((type){of_low, of_high})
 #define UNARY(name, type, from, call) \
   static inline type name(from a) { return BOTH(type, call(a.low), call(a.high)); }
 #define BINARY(name, type, call) \
