@@ -13,7 +13,7 @@ from benchmarks import conditions, subject
 from benchmarks.measure import seconds
 from benchmarks.report import Column, Report, number
 from chatterbox_engine.accel import native
-from chatterbox_engine.accel.cpu_linear import packs_bf16
+from chatterbox_engine.accel.device import multiplies_bf16
 
 _CPU_BYTES = 2**30
 """Far more than any cache but the largest servers' keeps; a read of less measures the cache."""
@@ -103,8 +103,7 @@ def run(options: argparse.Namespace) -> None:
     given = subject.of(options)
     begin = time.monotonic()
     rates = {"memory": memory(given.device)}
-    multiplied = given.device.type == "cuda" or packs_bf16()  # else by way of fp32, number by number
-    for dtype in (torch.float32, torch.bfloat16) if multiplied else (torch.float32,):
+    for dtype in (torch.float32, torch.bfloat16) if multiplies_bf16(given.device) else (torch.float32,):
         rates[f"{str(dtype).removeprefix('torch.')} product"] = matmul(given.device, dtype)
     rows = [{"what": what, **asdict(rate)} for what, rate in rates.items()]
     columns = (

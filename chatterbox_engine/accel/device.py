@@ -34,12 +34,17 @@ def pick_device(wanted: str = "auto") -> tuple[torch.device, str]:
     return device, "as configured"
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Elsewhere bf16 is multiplied by way of fp32, number by number."""
+    return device.type == "cuda" or packs_bf16()
+
+
 def t3_dtype(precision: Precision, device: torch.device, kernels: CpuKernels = "auto") -> torch.dtype:
     """auto: bf16 where the device multiplies it or the engine's own kernels read it, since T3 is bound by reading
     weights; else fp32."""
     if precision == "auto":
-        own = kernels == "auto" and native.kernels() is not None
-        return torch.bfloat16 if device.type == "cuda" or packs_bf16() or own else torch.float32
+        fast = multiplies_bf16(device) or (kernels == "auto" and native.kernels() is not None)
+        return torch.bfloat16 if fast else torch.float32
     return _dtype(precision, device)
 
 

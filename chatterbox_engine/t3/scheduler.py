@@ -130,7 +130,7 @@ def grouped(plan: list[tuple[Sequence, int]], positions: int) -> list[list[tuple
     room = 0
     for sequence, count in plan:
         wanted = count * sequence.width
-        if wanted > room or not groups:
+        if wanted > room:
             groups.append([])
             room = positions
         groups[-1].append((sequence, count))

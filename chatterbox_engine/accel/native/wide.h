@@ -37,7 +37,6 @@ typedef __m512bh Pairs;
 #define cmp_ps_mask _mm512_cmp_ps_mask
 #define mask_cmp_ps_mask _mm512_mask_cmp_ps_mask
 #define add_epi32 _mm512_add_epi32
-#define sub_epi32 _mm512_sub_epi32
 #define mullo_epi32 _mm512_mullo_epi32
 #define min_epi32 _mm512_min_epi32
 #define xor_si512 _mm512_xor_si512
@@ -55,7 +54,6 @@ typedef __m512bh Pairs;
 #define mask_mov_epi32 _mm512_mask_mov_epi32
 #define cmplt_epu32_mask _mm512_cmplt_epu32_mask
 #define castsi512_ps _mm512_castsi512_ps
-#define castps_si512 _mm512_castps_si512
 #define cvtepi32_ps _mm512_cvtepi32_ps
 #define cvtepu32_ps _mm512_cvtepu32_ps
 #define cvtepi8_epi32 _mm512_cvtepi8_epi32
