@@ -27,6 +27,7 @@ from deployments.s3gen import S3Gen
 from deployments.settings import ServiceSettings
 from deployments.t3 import T3
 from deployments.tracing import Tracer
+from tests.deployments.replica import replica
 from tests.service import Service
 
 TEXT = " ".join(f"Sentence number {i} is here to be spoken." for i in range(10))
@@ -187,16 +188,14 @@ def test_who_waits_too_long_is_told_to_come_back_and_it_wakes_all_the_same(stage
 
 
 @pytest.mark.parametrize("layout", ["split", "colocated"])
-def test_a_replica_is_warm_before_serve_sends_it_a_stream(layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_is_warm_before_serve_sends_it_a_stream(layout: Any) -> None:
     """Serve routes to a replica when its `__init__` has returned."""
-    for module in ("t3", "s3gen"):
-        monkeypatch.setattr(f"deployments.{module}.watch", lambda *_: None)  # this process is no replica
 
     async def run() -> None:
         settings = ServiceSettings(model="dummy:tiny", device="cpu", layout=layout)
         runtime, voices = Runtime("cpu", 1, "a test"), cast(DeploymentHandle, None)
-        t3 = T3.func_or_class(settings, runtime, voices) if layout == "split" else None  # type: ignore[arg-type, call-arg]
-        s3gen = S3Gen.func_or_class(settings, runtime, voices, t3)  # type: ignore[arg-type, call-arg]
+        t3 = replica(T3, settings, runtime, voices) if layout == "split" else None
+        s3gen = replica(S3Gen, settings, runtime, voices, t3)
         talker = t3._talker if t3 is not None else s3gen._talker
         assert talker._stage.engine.tokens > 0
         assert s3gen._stage.engine.samples > 0

@@ -13,6 +13,7 @@ from chatterbox_engine.types import SamplingParams, SpeechRequest
 from deployments.identity import Runtime
 from deployments.s3gen import S3Gen
 from deployments.settings import ServiceSettings
+from tests.deployments.replica import replica
 from tests.service import Service
 
 pytestmark = pytest.mark.service
@@ -31,15 +32,15 @@ def one_thread() -> Iterator[None]:
 async def spoken(request: SpeechRequest) -> tuple[np.ndarray, dict[str, dict[str, int]]]:
     """The audio of a replica that has a T3 of its own, and what it says of itself afterwards."""
     settings = ServiceSettings(model="dummy:tiny", device="cpu", layout="colocated", switches=STEADY)
-    replica = S3Gen.func_or_class(settings, Runtime("cpu", 1, "test"), None, None)  # type: ignore[arg-type, call-arg]
-    assert set(await replica.identities()) == {"t3", "s3gen"}
+    s3gen = replica(S3Gen, settings, Runtime("cpu", 1, "test"), None, None)
+    assert set(await s3gen.identities()) == {"t3", "s3gen"}
     parts = []
-    async for chunk in replica.speak(request):
+    async for chunk in s3gen.speak(request):
         if isinstance(chunk, Exception):
             raise chunk
         parts.append(chunk.samples)
-    replica.check_health()
-    return np.concatenate(parts), await replica.live()
+    s3gen.check_health()
+    return np.concatenate(parts), await s3gen.live()
 
 
 def test_it_is_what_two_replicas_say(service: Service, one_thread: None) -> None:

@@ -17,6 +17,7 @@ from deployments.identity import Runtime
 from deployments.settings import ServiceSettings
 from deployments.voices import Voices
 from loadtest.sounds import clip
+from tests.deployments.replica import replica
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 async def _begun(settings: ServiceSettings) -> Any:
-    return Voices.func_or_class(settings, Runtime("cpu", 1, "test"))  # type: ignore[call-arg, arg-type]
+    return replica(Voices, settings, Runtime("cpu", 1, "test"))
 
 
 async def _made(settings: ServiceSettings) -> Any:
