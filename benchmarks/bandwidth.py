@@ -19,8 +19,8 @@ _CPU_BYTES = 2**30
 """Far more than any cache but the largest servers' keeps; a read of less measures the cache."""
 _GPU_BYTES = 2**32
 _READS = 5
-_TILES = 4_000_000
-"""Products of two tiles a thread: some hundredths of a second."""
+_OPERATIONS = 10**10
+"""Of a thread, by the CPU's own kernels: some hundredths of a second with AVX2, some thousandths with AMX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +53,28 @@ def memory(device: torch.device, size: int | None = None) -> Rate:
 
 
 def matmul(device: torch.device, dtype: torch.dtype, size: int | None = None) -> Rate:
-    """Floating-point operations a second: of a square matrix product on random numbers or, where a CPU's matrix unit
-    does more in bf16 when it reads nothing, of that."""
+    """Operations a second: of a square matrix product on random numbers or, where the CPU's own kernels can do more
+    when they read nothing, of that."""
     side = size or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = Rate(
         2 * side**3 / _best(lambda: a @ b, device), f"{side} x {side} {str(dtype).removeprefix('torch.')} product"
     )
-    if device.type != "cpu" or dtype != torch.bfloat16 or not native.has_tiles():
+    if device.type != "cpu" or not native.multiplies_rows() or (dtype != torch.bfloat16 and native.has_tiles()):
         return product
-    return max(product, _tiles(device), key=lambda rate: rate.per_second)
+    return max(product, _kernels(device), key=lambda rate: rate.per_second)
 
 
-def _tiles(device: torch.device) -> Rate:
-    """AMX's tiles, 16 x 16 x 32, multiplied over and over on every thread."""
+def _kernels(device: torch.device) -> Rate:
+    """AMX's tiles, or AVX2's products of 16 bits, over and over on every thread."""
     kernels = native.kernels()
     assert kernels is not None
-    took = _best(lambda: torch.tensor(kernels.multiply_tiles(ctypes.c_int64(_TILES))), device)
-    return Rate(torch.get_num_threads() * _TILES * 2 * 16 * 16 * 32 / took, "AMX's bfloat16 tiles, nothing read")
+    kernels.multiply_over.restype = ctypes.c_int64
+    operations = int(kernels.multiply_over(ctypes.c_int64(1)))
+    rounds = _OPERATIONS // operations
+    took = _best(lambda: torch.tensor(kernels.multiply_over(ctypes.c_int64(rounds))), device)
+    how = "AMX's bfloat16 tiles" if native.has_tiles() else "AVX2's products of 16 bits"
+    return Rate(torch.get_num_threads() * rounds * operations / took, f"{how}, nothing read")
 
 
 def _gpu_copy(device: torch.device, size: int) -> Rate:

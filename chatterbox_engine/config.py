@@ -64,14 +64,15 @@ class S3GenSwitches(_Switches):
     """Speech tokens -> waveform."""
 
     precision: Precision = "auto"
-    """Of the flow. auto: bf16 on CPUs with AMX, fp32 elsewhere."""
+    """Of the flow. auto: bf16 on CPUs with AMX, fp32 elsewhere; with AVX2 alone the Euler steps' products are then of
+    whole numbers of 16 bits, far nearer to fp32's than bf16's are."""
     vocoder: Literal["hift", "vocos"] = "hift"
     """hift: the model's own. vocos: one that was trained to speak as HiFT does (`python -m training vocos`)."""
     vocos_file: str | None = None
     """Where Vocos's weights are. None: vocos.safetensors in the model's own folder."""
     hift_precision: HiFTPrecision = "auto"
     """Of HiFT's convolutions; F0 and source are fp32 or better. bf16x3: three products of bf16 for one, within 1e-5 of
-    fp32's, on CPUs with AMX. auto: bf16x3 there, fp32 elsewhere."""
+    fp32's, on CPUs with AMX. auto: bf16x3 there, fp32 elsewhere. With AVX2 alone bf16 is no faster than fp32."""
     f0_precision: Literal["fp32", "fp64"] = "fp64"
     """fp32 is the reference's own; fp64 keeps a streamed utterance on its offline pass however long it is."""
     max_streams: int = Field(16, ge=1, le=4096)
@@ -96,7 +97,8 @@ class S3GenSwitches(_Switches):
     cfm_steps: int | None = Field(None, ge=1, le=100)
     """Euler steps. None: the model's own number."""
     cpu_kernels: Literal["auto", "plain"] = "auto"
-    """On a CPU with AMX. auto: the engine's own, for a flow in bf16 all Euler steps in one call; plain: PyTorch's."""
+    """On a CPU with AMX, or with AVX2 and no AVX512. auto: the engine's own, all Euler steps in one call unless the
+    flow's precision is fp32; plain: PyTorch's."""
     max_lead_s: float = Field(30.0, gt=0)
     """A stream this far ahead of its listener's playback waits."""
     queue_chunks: int = Field(8, ge=1)

@@ -72,7 +72,10 @@ def choices(model: str, device: str, profile: str) -> Iterator[Finding]:
     yield "model", f"{checkpoint.model}: {spec.note or spec.family}"
     yield "voice", "has one built in" if checkpoint.voice() else "needs one: upload a clip"
     yield "T3", f"computes in {t3_dtype(config.t3.precision, picked, config.t3.cpu_kernels)}".replace("torch.", "")
-    yield "S3Gen", f"computes in {s3gen_dtype(config.s3gen.precision, picked)}".replace("torch.", "")
+    dtype = str(s3gen_dtype(config.s3gen.precision, picked)).removeprefix("torch.")
+    chosen = config.s3gen.precision == "auto" and picked.type == "cpu"
+    shorts = chosen and dtype == "float32" and native.multiplies_rows()
+    yield "S3Gen", f"computes in {dtype}" + (", the flow's products in whole numbers of 16 bits" if shorts else "")
     yield "quantization", f"{applicable(config.t3.quantization, picked)} (asked for: {config.t3.quantization})"
     on = config.s3gen.goes_on(spec.s3gen.chunked)
     yield "flow", "goes on from chunk to chunk" if on else "computes all before it again with each chunk"

@@ -1,6 +1,7 @@
 """What tests share: data that may be absent, and the reference's classes at a small depth."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import soundfile
 import torch
 
 from chatterbox_engine.accel import native
+from tests.kernels import SETS, kernel_set
 from tests.service import service  # noqa: F401  (a fixture)
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -27,16 +29,11 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-@pytest.fixture(params=["own", "without AVX512"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The CPU's kernels as this processor has them, and as one without AVX512 would."""
-    if native.kernels() is None:
-        pytest.skip("no AVX2 here, or no C compiler")
-    if request.param == "without AVX512":
-        if native.instructions() == "AVX2":
-            pytest.skip("this processor has no AVX512 anyway")
-        monkeypatch.setattr(native, "kernels", native.narrow)
-    return native.kernels()
+@pytest.fixture(params=SETS)
+def kernels(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """See kernel_set."""
+    with kernel_set(request.param):
+        yield native.kernels()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Convolutions by the CPU's own kernels, through AMX's tiles (native/vocoder.h)."""
+"""Convolutions by the CPU's own kernels (native/vocoder.h)."""
 
 import ctypes
 from enum import IntEnum
@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native import pointer
-from chatterbox_engine.accel.native_linear import NativeLinear
+from chatterbox_engine.accel.native_linear import BLOCK, packed
 
 WHOLE = 32
 """Numbers that fill a tile's row."""
-_BLOCK = 16
 
 
 class Activation(IntEnum):
@@ -27,8 +26,8 @@ class Activation(IntEnum):
 class NativeConv:
     """x (B, T, inputs) -> (B, made, outputs), activated before it is convolved: frames first, in fp32 between two.
 
-    Products are of bf16; `exact`: three of them, of what rounding leaves too, which is nearly fp32 (oneDNN's and
-    cuBLAS's bf16x3).
+    With AMX products are of bf16; `exact`: three of them, of what rounding leaves too, which is nearly fp32 (oneDNN's
+    and cuBLAS's bf16x3). With AVX2 the weights alone are in bf16; `exact`: in fp32.
     """
 
     def __init__(
@@ -47,16 +46,20 @@ class NativeConv:
         self._kernel = kernels.convolution
         self.outputs, taps, inputs = weight.shape
         missing = -inputs % WHOLE
-        whole = F.pad(weight.detach().float(), (0, missing)).flatten(1)
-        parts = [whole, whole - whole.bfloat16().float()] if exact else [whole]
-        self._linear = NativeLinear(torch.cat(parts, dim=1), F.pad(bias, (0, -self.outputs % _BLOCK)), 0)
-        self._linear.struct.inputs = taps * (inputs + missing)
+        number, more = native.number_dtype(kernels), -self.outputs % BLOCK
+        whole = F.pad(weight.detach().float(), (0, missing, 0, 0, 0, more)).flatten(1)
+        if exact and number == torch.bfloat16:
+            whole = torch.cat([whole, whole - whole.bfloat16().float()], dim=1)
+        whole = whole.to(number if exact else torch.bfloat16)
+        self._kept = packed(whole, 4 // whole.itemsize), F.pad(bias.detach().float(), (0, more))
+        own = pointer(self._kept[0]), pointer(None), pointer(None), pointer(self._kept[1])
+        linear = native.Linear(self.outputs, taps * (inputs + missing), 0, *own)
         self._snake: tuple[Tensor, Tensor] | None = None
         if alpha is not None:
             wide = alpha.detach().float()
             self._snake = F.pad(wide, (0, missing)), F.pad(1.0 / (wide + 1e-9), (0, missing))
         self._struct = native.Convolution(
-            self._linear.struct, inputs, inputs + missing, taps, *shape, int(exact), int(activation), slope,
+            linear, inputs, inputs + missing, taps, *shape, int(exact), int(activation), slope,
             *map(pointer, self._snake or (None, None)),
         )  # fmt: skip
 

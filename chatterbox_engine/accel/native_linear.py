@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from chatterbox_engine.accel import native
 
-_BLOCK = 16
+BLOCK = 16
 """Outputs that lie together."""
 _LARGEST = 127
+_LARGEST_SHORT = 4095
 
 
 class NativeLinear(nn.Module):
@@ -28,16 +29,16 @@ class NativeLinear(nn.Module):
         self.out, inputs = weight.shape
         if inputs % (whole := 64 if digits else 32):
             raise ValueError(f"{inputs} inputs are no multiple of {whole}")
-        missing = -self.out % _BLOCK
+        missing = -self.out % BLOCK
         self._scale = self._sums = None
         if digits:
             wide = weight.detach().float()
             self._scale = (wide.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST).contiguous()
             rounded = (wide / self._scale[:, None]).round().to(torch.int8)
             self._sums = F.pad(rounded.sum(dim=1, dtype=torch.int32), (0, missing))
-            self._packed = _packed(F.pad(rounded, (0, 0, 0, missing)), 4)
+            self._packed = packed(F.pad(rounded, (0, 0, 0, missing)), 4)
         else:
-            self._packed = _packed(F.pad(weight.detach().bfloat16(), (0, 0, 0, missing)), 2)
+            self._packed = packed(F.pad(weight.detach().bfloat16(), (0, 0, 0, missing)), 2)
         self._bias = None if bias is None else bias.detach().float().contiguous()
         own = (self._packed, self._scale, self._sums, self._bias)
         self.weight_bytes = sum(tensor.nbytes for tensor in own if tensor is not None)
@@ -55,9 +56,24 @@ class NativeLinear(nn.Module):
         return made.to(x.dtype).view(*x.shape[:-1], self.out)
 
 
-def _packed(weight: Tensor, together: int) -> Tensor:
+class ShortLinear:
+    """A layer's weights as whole numbers of 13 bits, with a scale for each output (native/avx2_shorts.h)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight (out, in), bias (out,)"""
+        outputs, inputs = weight.shape
+        wide = F.pad(weight.detach().float(), (0, 0, 0, -outputs % BLOCK))
+        scale = wide.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST_SHORT
+        shorts = packed((wide / scale[:, None]).round().to(torch.int16), 2)
+        bias = None if bias is None else bias.detach().float().contiguous()
+        self._kept = shorts, scale, bias
+        own = native.pointer(shorts), native.pointer(scale), native.pointer(None), native.pointer(bias)
+        self.struct = native.Linear(outputs, inputs, 0, *own)
+
+
+def packed(weight: Tensor, together: int) -> Tensor:
     """(out, in) as blocks of 16 outputs, within a block `together` inputs of each output side by side."""
-    order = weight.view(len(weight) // _BLOCK, _BLOCK, -1, together).transpose(1, 2)
+    order = weight.view(len(weight) // BLOCK, BLOCK, -1, together).transpose(1, 2)
     # NumPy asks the system for huge pages, of which a step has to look up far fewer.
     pages = torch.from_numpy(np.empty(weight.nbytes, np.uint8)).view(weight.dtype).view(order.shape)
     return pages.copy_(order)

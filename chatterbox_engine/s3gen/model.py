@@ -26,7 +26,7 @@ class S3GenModel:
         vocos: tuple[VocosSpec, Weights] | None = None,
     ) -> None:
         """`dtype` is the flow's; `vocos` speaks instead of HiFT, which is not loaded then. Raises ModelUnavailable."""
-        switches = switches or S3GenSwitches()
+        switches = switches or S3GenSwitches(precision="bf16" if dtype == torch.bfloat16 else "fp32")
         with torch.device("meta"):
             flow = Flow(spec)
         load(flow, weights, "flow.", dtype)
@@ -41,7 +41,8 @@ class S3GenModel:
         """Where it computes; while nobody asks for anything its weights may be elsewhere."""
         self.dtype = dtype
         estimator = flow.decoder.estimator
-        if switches.cpu_kernels == "auto" and NativeSolver.runs(estimator, spec):
+        rounded = dtype == torch.bfloat16 or switches.precision == "auto"  # the kernels compute in 16 bits
+        if switches.cpu_kernels == "auto" and rounded and NativeSolver.runs(estimator, spec):
             flow.solver = NativeSolver(estimator, spec)
 
     def to(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""HiFT's decoder by the CPU's own kernels: its convolutions through AMX's tiles."""
+"""HiFT's decoder by the CPU's own kernels."""
 
 from typing import TYPE_CHECKING
 
@@ -34,10 +34,10 @@ class NativeDecoder:
 
     @staticmethod
     def runs(hift: "HiFT") -> bool:
-        """The kernels and AMX are there, and fit the model as it was loaded."""
+        """The kernels are there, and fit the model as it was loaded."""
         weights = [up.get_parameter("weight") for up in hift.ups]
         fits = not any(weight.shape[1] % WHOLE or weight.shape[0] % WHOLE for weight in weights)
-        return fits and all(weight.device.type == "cpu" for weight in weights) and native.has_tiles()
+        return fits and all(weight.device.type == "cpu" for weight in weights) and native.multiplies_rows()
 
     def __call__(self, mel: Tensor, excitation: Tensor) -> Tensor:
         """mel (B, mel_bins, F) and excitation (B, n_fft + 2, M) -> (B, n_fft + 2, M), all fp32."""

@@ -1,4 +1,4 @@
-"""Euler's method by the CPU's own kernels: all steps in one call, over packed weights, through AMX's tiles."""
+"""Euler's method by the CPU's own kernels: all steps in one call, over packed weights."""
 
 import ctypes
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native import pointer
-from chatterbox_engine.accel.native_linear import NativeLinear
+from chatterbox_engine.accel.native_linear import NativeLinear, ShortLinear
 from chatterbox_engine.s3gen.estimator import Estimator
 from chatterbox_engine.s3gen.solver import SolverPast, embedded_times, step_times
 from chatterbox_engine.spec import S3GenSpec
@@ -34,7 +34,7 @@ class PagedPast:
     """
 
     def __init__(self, before: Tensor, pages: list[_Page] | None = None) -> None:
-        """before: (steps, sequences, numbers) bf16."""
+        """before: (steps, sequences, numbers) of 16 bits, as the kernels have rows."""
         self.before = before
         self.pages = pages or []
         self.used = _PAGE
@@ -78,12 +78,16 @@ class PagedPast:
 
 
 class NativeSolver:
-    """`EulerSolver` over weights in bf16 and activations in fp32 between the products; sums are in fp32."""
+    """`EulerSolver` over weights and rows in 16 bits, activations in fp32 between the products, and sums in fp32.
+
+    The 16 bits are bf16 with AMX; with AVX2 whole numbers, that share a scale (native/avx2_shorts.h).
+    """
 
     def __init__(self, estimator: Estimator, spec: S3GenSpec) -> None:
         kernels = native.kernels()
         assert kernels is not None
         self._kernels = kernels
+        self._shorts = native.number_dtype(kernels) == torch.float32
         self._estimator = estimator
         self._spec = spec
         self._kept = native.Kept()
@@ -101,20 +105,17 @@ class NativeSolver:
         self._adds = [stage.get_submodule("0.mlp.1") for stage in stages]
         self._layers = len(layers)
         self._sequences = 1 if spec.meanflow else 2
-        self._plane = 2 * _PAGE * own.head_width * 2
-        kernels.flow_tail.restype = ctypes.c_int64
+        kernels.flow_tail.restype = kernels.flow_plane.restype = ctypes.c_int64
         self._tail = int(kernels.flow_tail(ctypes.byref(self._struct)))
+        self._plane = int(kernels.flow_plane(ctypes.byref(self._struct)))
 
     @staticmethod
     def runs(estimator: Estimator, spec: S3GenSpec) -> bool:
-        """The kernels and AMX are there, and fit the model as it was loaded."""
+        """The kernels are there, and fit the model as it was loaded."""
         own = spec.estimator
-        weight = estimator.final_proj.weight
         fits = not any(size % _WHOLE for size in (own.width, own.head_width, 4 * spec.mel_bins)) and own.stage_blocks
-        return (
-            bool(fits and not spec.mel_bins % 16 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu")
-            and native.has_tiles()
-        )
+        here = estimator.final_proj.weight.device.type == "cpu"
+        return bool(fits and not spec.mel_bins % 16 and here) and native.multiplies_rows()
 
     def __call__(
         self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int, *, ends: Tensor | None = None
@@ -185,7 +186,7 @@ class NativeSolver:
         return self._times[steps]
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> native.Linear:
-        made = NativeLinear(weight, bias, 0)
+        made = ShortLinear(weight, bias) if self._shorts else NativeLinear(weight, bias, 0)
         self._kept.keep(made)
         return made.struct
 

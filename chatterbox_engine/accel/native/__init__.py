@@ -181,6 +181,16 @@ def has_tiles() -> bool:
     return library is not None and bool(library.prepare(1)) and hasattr(library, "solve")
 
 
+def multiplies_rows() -> bool:
+    """The kernels multiply many rows: by AMX's tiles, or by AVX2 where there is no AVX512, with which PyTorch does."""
+    return has_tiles() or (instructions() == "AVX2" and not torch.cpu._is_avx512_supported())
+
+
+def number_dtype(library: ctypes.CDLL) -> torch.dtype:
+    """Of rows that the kernels multiply many of."""
+    return torch.bfloat16 if library.number_bytes() == 2 else torch.float32
+
+
 def instructions() -> Literal["AMX", "AVX512", "AVX2"] | None:
     """The widest that the kernels multiply by, None where they do not run."""
     if kernels() is None:

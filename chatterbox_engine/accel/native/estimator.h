@@ -6,10 +6,9 @@
 
 #include "pages.h"
 
-#ifdef __AMX_BF16__
+#ifdef MANY_ROWS
 
 enum { BEFORE = 2, TAPS = BEFORE + 1 };
-enum { PANEL = 256 }; // rows, at most: as many as a core's second cache has room for beside the weights that pass by
 enum { SOME = 128 };  // outputs, about, that are made of a panel before they are read again
 
 typedef struct {
@@ -53,8 +52,9 @@ typedef struct {
 
 typedef struct {
   uint16_t *rows;
-  int64_t width, stride; // numbers
-  int64_t tail;          // where its last frames are kept
+  int64_t width;        // numbers
+  int64_t room, stride; // of a row, and from one to the next
+  int64_t tail;         // where its last frames are kept
 } Buffer;
 
 typedef struct {
@@ -70,11 +70,11 @@ typedef struct {
   const Solve *s;
   Sequence *sequence;
   Panel *panel;
-  int64_t sequences, panels, rows, tail, step;
+  int64_t sequences, panels, rows, tail, step, group;
   Buffer input, skip, middle, both, inner, up,
       last;            // both: what the last stage takes, of which skip is the second half
   float *x, *velocity; // (rows, width), (rows, bins)
-  uint16_t *attended;  // (rows, heads, head_width): queries, then what they find
+  Number *attended;    // (rows, heads, head_width): queries, then what they find
 } Run;
 
 typedef struct {
@@ -87,12 +87,17 @@ typedef struct {
 // The buffers' widths, and where their last frames are kept.
 static void lay_out(const Estimator *e, Run *r) {
   int64_t w = e->width, tail = 0;
+  r->group = group_of(4 * e->bins | w | e->heads * e->head_width | e->layers->up.outputs);
   Buffer *all[] = {&r->input, &r->skip, &r->both, &r->up, &r->last};
   int64_t widths[] = {4 * e->bins, w, 2 * w, w, w};
-  for (int i = 0; i < 5; i++, tail += BEFORE * widths[i - 1]) *all[i] = (Buffer){NULL, widths[i], widths[i], tail};
-  r->skip.stride = 2 * w;
-  r->middle = r->inner = (Buffer){NULL, w, w, tail}; // of which each stage has its own
-  r->tail = tail + BEFORE * w * 2 * e->stages;
+  for (int i = 0; i < 5; i++) {
+    int64_t room = row_room(widths[i], r->group);
+    *all[i] = (Buffer){NULL, widths[i], room, room, tail};
+    tail += BEFORE * room;
+  }
+  r->skip.stride = r->both.stride;
+  r->middle = r->inner = (Buffer){NULL, w, r->skip.room, r->skip.room, tail}; // of which each stage has its own
+  r->tail = tail + BEFORE * r->skip.room * 2 * e->stages;
 }
 
 // Numbers kept of a sequence and step.
@@ -102,13 +107,13 @@ int64_t flow_tail(const Estimator *e) {
   return r.tail;
 }
 
-static Buffer of_stage(const Run *r, Buffer b, int64_t stage, int inner) {
-  b.tail += BEFORE * r->e->width * (2 * stage + inner);
+static Buffer of_stage(Buffer b, int64_t stage, int inner) {
+  b.tail += BEFORE * b.room * (2 * stage + inner);
   return b;
 }
 
 static Buffer input_of(const Run *r, int64_t stage) {
-  return !stage ? r->input : stage == r->e->stages - 1 ? r->both : of_stage(r, r->middle, stage, 0);
+  return !stage ? r->input : stage == r->e->stages - 1 ? r->both : of_stage(r->middle, stage, 0);
 }
 
 static inline const Speech *speech_of(const Run *r, const Sequence *q) { return r->s->speech + q->speech; }
@@ -129,9 +134,9 @@ static void put_before(const Run *r, const Panel *p, const Buffer *b) {
   const uint16_t *tail = tail_of(r, q, b);
   for (int64_t m = 0; !p->begin && m < BEFORE; m++) {
     uint16_t *to = b->rows + (q->row - BEFORE + m) * b->stride;
-    if (tail) memcpy(to, tail + m * b->width, 2 * b->width);
+    if (tail) memcpy(to, tail + m * b->room, 2 * b->room);
     else
-      memset(to, 0, 2 * b->width);
+      memset(to, 0, 2 * b->room);
   }
 }
 
@@ -141,7 +146,7 @@ static void keep_tail(const Run *r, const Panel *p, const Buffer *b) {
   int64_t frames = speech_of(r, q)->frames;
   uint16_t *tail = p->begin + p->count == frames ? tail_of(r, q, b) : NULL;
   for (int64_t m = 0; tail && m < BEFORE; m++)
-    memcpy(tail + m * b->width, b->rows + (q->row + frames - BEFORE + m) * b->stride, 2 * b->width);
+    memcpy(tail + m * b->room, b->rows + (q->row + frames - BEFORE + m) * b->stride, 2 * b->room);
 }
 
 static inline int64_t row_of(const Run *r, const Panel *p) { return r->sequence[p->sequence].row + p->begin; }
@@ -149,23 +154,25 @@ static inline int64_t row_of(const Run *r, const Panel *p) { return r->sequence[
 // x (count, width), to be a convolution's input.
 static void put_rows(const Run *r, const Panel *p, const float *x, const Buffer *b) {
   uint16_t *to = b->rows + row_of(r, p) * b->stride;
-  for (int64_t m = 0; m < p->count; m++)
-    for (int64_t i = 0; i < r->e->width; i += 16)
-      put_bf16(_mm512_loadu_ps(x + m * r->e->width + i), to + m * b->stride + i);
+  int64_t width = r->e->width;
+  for (int64_t m = 0; m < p->count; m++) put_line(x + m * width, width, r->group, to + m * b->stride);
   put_before(r, p, b);
+}
+
+static void multiply_all(const Linear *l, ShortLines in, int64_t rows, float *to) {
+  multiply_some(l, in, rows, 0, whole_blocks(l->outputs) / BLOCK, to, l->outputs);
 }
 
 // ---- layers, on a panel --------------------------------------------------------------------------------------------
 
 // A convolution over `taps` frames -> to (count, outputs), with its bias.
 static void convolve(const Run *r, const Panel *p, const Buffer *b, const Linear *l, int64_t taps, float *to) {
-  int64_t stride = 2 * b->stride;
-  const char *rows = (const char *)(b->rows + (row_of(r, p) - taps + 1) * b->stride);
-  multiply(l, (Lines){rows, stride, taps, stride, 2 * b->width, NULL}, p->count, to, l->outputs);
+  const uint16_t *rows = b->rows + (row_of(r, p) - taps + 1) * b->stride;
+  multiply_all(l, short_lines(rows, b->stride, taps, b->stride, b->width, r->group), p->count, to);
   for (int64_t m = 0; m < p->count; m++)
     for (int64_t i = 0; i < l->outputs; i += 16) {
       float *own = to + m * l->outputs + i;
-      _mm512_storeu_ps(own, _mm512_add_ps(_mm512_loadu_ps(own), _mm512_loadu_ps(l->bias + i)));
+      storeu_ps(own, add_ps(loadu_ps(own), loadu_ps(l->bias + i)));
     }
   if (taps > 1) keep_tail(r, p, b);
 }
@@ -178,35 +185,35 @@ static void conv_block(const Run *r, const Panel *p, const Buffer *b, const Conv
   for (int64_t m = 0; m < p->count; m++, to += width) {
     norm_row(to, width, block->gain, block->shift, to);
     for (int64_t i = 0; i < width; i += 16) {
-      __m512 own = mish(_mm512_loadu_ps(to + i));
-      _mm512_storeu_ps(to + i, added ? _mm512_add_ps(own, _mm512_loadu_ps(added + i)) : own);
+      Floats own = mish(loadu_ps(to + i));
+      storeu_ps(to + i, added ? add_ps(own, loadu_ps(added + i)) : own);
     }
   }
 }
 
-static void norm_rows(const float *x, int64_t count, int64_t width, const float *gain, const float *shift,
-                      uint16_t *to) {
+static void norm_rows(const Run *r, const float *x, int64_t count, const float *gain, const float *shift, uint16_t *to) {
+  int64_t width = r->e->width, room = row_room(width, r->group);
   float row[width];
   for (int64_t m = 0; m < count; m++) {
     norm_row(x + m * width, width, gain, shift, row);
-    for (int64_t i = 0; i < width; i += 16) put_bf16(_mm512_loadu_ps(row + i), to + m * width + i);
+    put_line(row, width, r->group, to + m * room);
   }
 }
 
-static Lines lines_of(const uint16_t *rows, int64_t inputs) {
-  return (Lines){(const char *)rows, 2 * inputs, 1, 0, 2 * inputs, NULL};
+static ShortLines lines_of(const Run *r, const uint16_t *rows, int64_t inputs) {
+  return short_lines(rows, row_room(inputs, r->group), 1, 0, inputs, r->group);
 }
 
-static void multiply_rows(const Linear *l, const uint16_t *rows, int64_t count, float *to) {
-  multiply(l, lines_of(rows, l->inputs), count, to, l->outputs);
+static void multiply_rows(const Run *r, const Linear *l, const uint16_t *rows, int64_t count, float *to) {
+  multiply_all(l, lines_of(r, rows, l->inputs), count, to);
 }
 
 // x (count, width) += made, with a bias.
 static void add_rows(float *x, const float *made, const float *bias, int64_t count, int64_t width) {
   for (int64_t m = 0; m < count; m++)
     for (int64_t i = 0; i < width; i += 16) {
-      __m512 own = _mm512_add_ps(_mm512_loadu_ps(made + m * width + i), _mm512_loadu_ps(bias + i));
-      _mm512_storeu_ps(x + m * width + i, _mm512_add_ps(_mm512_loadu_ps(x + m * width + i), own));
+      Floats own = add_ps(loadu_ps(made + m * width + i), loadu_ps(bias + i));
+      storeu_ps(x + m * width + i, add_ps(loadu_ps(x + m * width + i), own));
     }
 }
 
@@ -217,14 +224,14 @@ static void put_head(const Run *r, const Panel *p, int64_t layer, int64_t part, 
   const Sequence *q = r->sequence + p->sequence;
   const Speech *speech = speech_of(r, q);
   int64_t plane = plane_of(r, q, layer, head), width = e->head_width, next = speech->next + p->begin;
-  __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)width));
-  uint16_t *queries = r->attended + (row_of(r, p) * e->heads + head) * width;
+  Floats scale = set1_ps(1.44269504f / sqrtf((float)width));
+  Number *queries = r->attended + (row_of(r, p) * e->heads + head) * width;
   for (int64_t m = 0; m < p->count; m++, x += stride, queries += e->heads * width) {
     char *page = speech->pages[(next + m) / PAGE].memory + plane;
     if (part == 1) put_key(page, (next + m) % PAGE, width, x);
     if (part == 2) put_value(page, (next + m) % PAGE, width, x);
     for (int64_t i = 0; !part && i < width; i += 16)
-      put_bf16(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale), queries + i);
+      put_numbers(mul_ps(loadu_ps(x + i), scale), queries + i);
   }
 }
 
@@ -232,10 +239,10 @@ static void before_attention(const Run *r, const Panel *p, int64_t layer, Room *
   const Estimator *e = r->e;
   const Layer *l = e->layers + layer;
   int64_t width = e->head_width, some = SOME / width > 1 ? SOME / width : 1;
-  norm_rows(r->x + row_of(r, p) * e->width, p->count, e->width, l->attention_norm, l->attention_norm_bias, room->ready);
+  norm_rows(r, r->x + row_of(r, p) * e->width, p->count, l->attention_norm, l->attention_norm_bias, room->ready);
   for (int64_t first = 0; first < 3 * e->heads; first += some) {
     int64_t heads = least(some, 3 * e->heads - first), blocks = width / BLOCK;
-    multiply_some(&l->qkv, lines_of(room->ready, e->width), p->count, first * blocks, heads * blocks, room->wide,
+    multiply_some(&l->qkv, lines_of(r, room->ready, e->width), p->count, first * blocks, heads * blocks, room->wide,
                   some * width);
     for (int64_t h = 0; h < heads; h++)
       put_head(r, p, layer, (first + h) / e->heads, (first + h) % e->heads, room->wide + h * width, some * width);
@@ -246,28 +253,34 @@ static void attention(const Run *r, const Sequence *q, int64_t layer, int64_t he
   const Estimator *e = r->e;
   const Speech *speech = speech_of(r, q);
   int64_t inner = e->heads * e->head_width, plane = plane_of(r, q, layer, head);
-  char *queries = (char *)(r->attended + q->row * inner + head * e->head_width);
-  attend_pages(queries, 2 * inner, speech->frames, e->head_width, speech->pages, speech->count, plane, room->scores);
+  Number *queries = r->attended + q->row * inner + head * e->head_width;
+  attend_pages(queries, inner, speech->frames, e->head_width, speech->pages, speech->count, plane, room->scores);
 }
 
 static void after_attention(const Run *r, const Panel *p, int64_t layer, Room *room) {
   const Estimator *e = r->e;
   const Layer *l = e->layers + layer;
-  int64_t w = e->width, row = row_of(r, p), deep = l->up.outputs;
+  int64_t w = e->width, row = row_of(r, p), deep = l->up.outputs, inner = e->heads * e->head_width;
+  int64_t stride = row_room(deep, r->group);
   float *x = r->x + row * w;
-  multiply_rows(&l->out, r->attended + row * e->heads * e->head_width, p->count, room->wide);
+  const uint16_t *found = as_lines(r->attended + row * inner, p->count, inner, r->group, room->deep);
+  multiply_rows(r, &l->out, found, p->count, room->wide);
   add_rows(x, room->wide, l->out.bias, p->count, w);
-  norm_rows(x, p->count, w, l->mlp_norm, l->mlp_norm_bias, room->ready);
+  norm_rows(r, x, p->count, l->mlp_norm, l->mlp_norm_bias, room->ready);
   for (int64_t first = 0; first < deep; first += SOME) {
     int64_t some = least(SOME, deep - first);
-    multiply_some(&l->up, lines_of(room->ready, w), p->count, first / BLOCK, some / BLOCK, room->wide, SOME);
-    for (int64_t m = 0; m < p->count; m++)
+    multiply_some(&l->up, lines_of(r, room->ready, w), p->count, first / BLOCK, some / BLOCK, room->wide, SOME);
+    for (int64_t m = 0; m < p->count; m++) {
+      float row[SOME];
+      uint16_t *to = room->deep + m * stride + row_room(first, r->group);
       for (int64_t i = 0; i < some; i += 16) {
-        __m512 own = _mm512_add_ps(_mm512_loadu_ps(room->wide + m * SOME + i), _mm512_loadu_ps(l->up.bias + first + i));
-        put_bf16(gelu(own), room->deep + m * deep + first + i);
+        Floats own = add_ps(loadu_ps(room->wide + m * SOME + i), loadu_ps(l->up.bias + first + i));
+        put_part(gelu(own), i, row, to);
       }
+      end_line(row, some, r->group, to);
+    }
   }
-  multiply_rows(&l->down, room->deep, p->count, room->wide);
+  multiply_rows(r, &l->down, room->deep, p->count, room->wide);
   add_rows(x, room->wide, l->down.bias, p->count, w);
 }
 

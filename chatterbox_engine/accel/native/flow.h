@@ -2,33 +2,35 @@
 
 #include "estimator.h"
 
-#ifdef __AMX_BF16__
+#ifdef MANY_ROWS
 
 // Rows of noisy mel and conditions.
 static void begin_step(const Run *r, const Panel *p) {
   const Sequence *q = r->sequence + p->sequence;
   const Speech *speech = speech_of(r, q);
   int64_t bins = r->e->bins;
+  float row[4 * bins];
   put_before(r, p, &r->input);
   for (int64_t m = p->begin; m < p->begin + p->count; m++) {
     uint16_t *to = r->input.rows + (q->row + m) * r->input.stride;
     const float *parts[] = {speech->x + m * bins, speech->mu + m * bins, speech->speaker, speech->cond + m * bins};
-    for (int part = 0; part < 4; part++, to += bins)
+    for (int part = 0; part < 4; part++)
       for (int64_t i = 0; i < bins; i += 16)
-        put_bf16(part && q->free ? _mm512_setzero_ps() : _mm512_loadu_ps(parts[part] + i), to + i);
+        put_part(part && q->free ? setzero_ps() : loadu_ps(parts[part] + i), part * bins + i, row, to);
+    end_line(row, 4 * bins, r->group, to);
   }
 }
 
 static void begin_stage(const Run *r, const Panel *p, int64_t stage, Room *room) {
   const Estimator *e = r->e;
-  Buffer input = input_of(r, stage), inner = of_stage(r, r->inner, stage, 1);
+  Buffer input = input_of(r, stage), inner = of_stage(r->inner, stage, 1);
   conv_block(r, p, &input, &e->resnets[stage].one, r->s->time + (r->step * e->stages + stage) * e->width, room->narrow);
   put_rows(r, p, room->narrow, &inner);
 }
 
 static void end_resnet(const Run *r, const Panel *p, int64_t stage, Room *room) {
   const Resnet *resnet = r->e->resnets + stage;
-  Buffer input = input_of(r, stage), inner = of_stage(r, r->inner, stage, 1);
+  Buffer input = input_of(r, stage), inner = of_stage(r->inner, stage, 1);
   float *x = r->x + row_of(r, p) * r->e->width;
   conv_block(r, p, &inner, &resnet->two, NULL, room->narrow);
   convolve(r, p, &input, &resnet->residual, 1, room->wide);
@@ -73,8 +75,9 @@ static void run_conv(const Run *r, Member *own, const Buffer *from, const Linear
 static void velocity(const Run *r, const Panel *p, Room *room) {
   const Estimator *e = r->e;
   conv_block(r, p, &r->last, &e->last, NULL, room->narrow);
-  for (int64_t i = 0; i < p->count * e->width; i += 16) put_bf16(_mm512_loadu_ps(room->narrow + i), room->ready + i);
-  multiply_rows(&e->project, room->ready, p->count, room->wide);
+  for (int64_t m = 0; m < p->count; m++)
+    put_line(room->narrow + m * e->width, e->width, r->group, room->ready + m * row_room(e->width, r->group));
+  multiply_rows(r, &e->project, room->ready, p->count, room->wide);
   float *to = r->velocity + row_of(r, p) * e->bins;
   memset(to, 0, p->count * e->bins * sizeof(float));
   add_rows(to, room->wide, e->project.bias, p->count, e->bins);
@@ -107,8 +110,7 @@ static void run_step(const Run *r, Member *own, Room *room) {
   meet(own);
 }
 
-// ---- memory
-// ----------------------------------------------------------------------------------------------------------
+// ---- memory --------------------------------------------------------------------------------------------------------
 
 // A piece of `bytes` bytes out of one allocation, of which `used` are taken; NULL as long as it is only measured.
 static void *piece(char *memory, int64_t *used, int64_t bytes) {
@@ -129,10 +131,10 @@ static int64_t place(Run *r, Room *rooms, int64_t threads, char *memory) {
   r->input = placed(r->input, memory, &used, rows), r->both = placed(r->both, memory, &used, rows);
   r->middle = placed(r->middle, memory, &used, rows), r->inner = placed(r->inner, memory, &used, rows);
   r->up = placed(r->up, memory, &used, rows), r->last = placed(r->last, memory, &used, rows);
-  r->skip.rows = memory ? r->both.rows + e->width : NULL;
+  r->skip.rows = memory ? r->both.rows + r->skip.room : NULL;
   r->x = piece(memory, &used, rows * e->width * sizeof(float));
   r->velocity = piece(memory, &used, rows * e->bins * sizeof(float));
-  r->attended = piece(memory, &used, rows * inner * sizeof(uint16_t));
+  r->attended = piece(memory, &used, rows * inner * sizeof(Number));
   r->sequence = piece(memory, &used, (r->sequences + 1) * sizeof(Sequence));
   r->panel = piece(memory, &used, r->panels * sizeof(Panel));
   int64_t wide = e->width > SOME ? e->width : SOME;
@@ -141,8 +143,8 @@ static int64_t place(Run *r, Room *rooms, int64_t threads, char *memory) {
         piece(memory, &used, PANEL * wide * sizeof(float)),
         piece(memory, &used, PANEL * e->width * sizeof(float)),
         piece(memory, &used, attention_floats(e->head_width) * sizeof(float)),
-        piece(memory, &used, PANEL * e->width * sizeof(uint16_t)),
-        piece(memory, &used, PANEL * deep * sizeof(uint16_t)),
+        piece(memory, &used, PANEL * row_room(e->width, r->group) * sizeof(uint16_t)),
+        piece(memory, &used, PANEL * row_room(most(deep, inner), r->group) * sizeof(uint16_t)),
     };
     if (memory) rooms[i] = room;
   }
@@ -170,6 +172,12 @@ static int64_t cut(Run *r) {
   r->sequences = sequences, r->panels = panels;
   return row + PANEL;
 }
+
+// Bytes of a page that a head's keys and values take, of one step, layer and sequence.
+int64_t flow_plane(const Estimator *e) { return plane_bytes(e->head_width); }
+
+// Bytes of a number of HiFT's rows.
+int number_bytes(void) { return sizeof(Number); }
 
 // Noise -> mel, in place. Returns 0, or -1 where there is no memory.
 int solve(const Estimator *e, const Solve *s) {

@@ -23,6 +23,7 @@ BINARY(add_ps, Floats, _mm256_add_ps)
 BINARY(sub_ps, Floats, _mm256_sub_ps)
 BINARY(mul_ps, Floats, _mm256_mul_ps)
 BINARY(div_ps, Floats, _mm256_div_ps)
+BINARY(min_ps, Floats, _mm256_min_ps)
 BINARY(max_ps, Floats, _mm256_max_ps)
 TERNARY(fmadd_ps, _mm256_fmadd_ps)
 TERNARY(fnmadd_ps, _mm256_fnmadd_ps)
@@ -83,6 +84,7 @@ static inline Floats mask_mul_ps(Floats other, __mmask16 mask, Floats a, Floats 
 static inline Floats mask_div_ps(Floats other, __mmask16 mask, Floats a, Floats b) {
   return chosen(mask, other, div_ps(a, b));
 }
+static inline Floats mask_mov_ps(Floats other, __mmask16 mask, Floats a) { return chosen(mask, other, a); }
 static inline Words mask_mov_epi32(Words other, __mmask16 mask, Words a) {
   return castps_si512(chosen(mask, castsi512_ps(other), castsi512_ps(a)));
 }
@@ -125,6 +127,14 @@ static inline Floats abs_ps(Floats a) {
 }
 #define roundscale_ps(a, how) BOTH(Floats, _mm256_round_ps((a).low, how), _mm256_round_ps((a).high, how))
 
+#define reduce_ps(a, how) sub_ps(a, roundscale_ps(a, how))
+
+// The processor's approximation, and a step of Newton's.
+static inline Floats rcp14_ps(Floats a) {
+  Floats x = BOTH(Floats, _mm256_rcp_ps(a.low), _mm256_rcp_ps(a.high));
+  return mul_ps(x, fnmadd_ps(a, x, set1_ps(2.0f)));
+}
+
 static inline float reduce_max_ps(Floats a) {
   __m256 m = _mm256_max_ps(a.low, a.high);
   __m128 n = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
@@ -149,6 +159,16 @@ static inline __m256 scaled(__m256 y, __m256 n) {
   return _mm256_and_ps(_mm256_mul_ps(_mm256_mul_ps(y, one), two), there);
 }
 BINARY(scalef_ps, Floats, scaled)
+
+// What x is above a whole number, and y in [1, 2] times 2^x's whole part, of which -126 is the least: added to y's
+// exponent.
+static inline Floats above_whole(Floats x) { return sub_ps(x, roundscale_ps(x, _MM_FROUND_TO_NEG_INF)); }
+static inline __m256 times_floor(__m256 y, __m256 x) {
+  __m256 whole = _mm256_floor_ps(_mm256_max_ps(x, _mm256_set1_ps(-126.0f)));
+  __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), power));
+}
+BINARY(times_power, Floats, times_floor)
 
 static inline __m256 of_unsigned(__m256i a) {
   __m256 high = _mm256_cvtepi32_ps(_mm256_srli_epi32(a, 16));

@@ -1,10 +1,27 @@
-// Products of many rows with packed weights, through AMX's tiles, and what is done to a row between two of them.
+// Products of many rows with packed weights, through AMX's tiles. Rows are in bf16.
 
 #pragma once
 
 #include "attention.h"
 
 #ifdef __AMX_BF16__
+
+typedef uint16_t Number;   // of a row that is to be multiplied, in bf16
+enum { PLANES = 2 };       // of such rows: what rounding leaves of them is the second
+enum { WHOLE_ROWS = 16 };  // rows are read and written in so many
+enum { PANEL = 256 };      // rows, at most: as many as a core's second cache has room for beside passing weights
+enum { QUERIES = 32 };     // that are scored at a time
+
+static inline void put_bf16(Floats x, void *to) { _mm256_storeu_si256(to, (__m256i)_mm512_cvtneps_pbh(x)); }
+
+static inline void put_numbers(Floats x, Number *to) { put_bf16(x, to); }
+
+// Numbers, and what rounding to bf16 leaves of them.
+static inline void put_exact(Floats x, Number *to, Number *rest) {
+  __m256i rounded = (__m256i)_mm512_cvtneps_pbh(x);
+  _mm256_storeu_si256((__m256i *)to, rounded);
+  put_bf16(sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16))), rest);
+}
 
 // Rows in bf16, and of which of them each output row is made: with more than one tap, of those a convolution's window
 // spans, which lie `apart` bytes from each other.
@@ -16,6 +33,44 @@ typedef struct {
   const char *low; // what rounding to bf16 has left of the rows, in bf16 too, or NULL. Then the weights' own rest
                    // follows each block's, and both count: three products of bf16 make one of nearly fp32's exactness
 } Lines;
+
+// All sizes in numbers; `exact`: `rest` is counted, too.
+static inline Lines lines(const Number *rows, int64_t stride, int64_t taps, int64_t apart, int64_t inputs, int64_t exact,
+                          const Number *rest) {
+  return (Lines){(const char *)rows, 2 * stride, taps, 2 * apart, 2 * inputs, exact ? (const char *)rest : NULL};
+}
+
+// The flow's rows are the same: there are no groups of numbers that have a scale.
+typedef Lines ShortLines;
+
+static inline int64_t group_of(int64_t widths) {
+  (void)widths;
+  return 0;
+}
+static inline int64_t row_room(int64_t width, int64_t group) {
+  (void)group;
+  return width;
+}
+static inline ShortLines short_lines(const uint16_t *rows, int64_t stride, int64_t taps, int64_t apart, int64_t inputs,
+                                     int64_t group) {
+  (void)group;
+  return lines(rows, stride, taps, apart, inputs, 0, NULL);
+}
+static inline void put_line(const float *x, int64_t width, int64_t group, uint16_t *to) {
+  (void)group;
+  for (int64_t i = 0; i < width; i += 16) put_bf16(loadu_ps(x + i), to + i);
+}
+static inline void put_part(Floats x, int64_t i, float *row, uint16_t *to) {
+  (void)row;
+  put_bf16(x, to + i);
+}
+static inline void end_line(const float *row, int64_t width, int64_t group, uint16_t *to) {
+  (void)row, (void)width, (void)group, (void)to;
+}
+static inline const uint16_t *as_lines(const Number *found, int64_t count, int64_t width, int64_t group, uint16_t *room) {
+  (void)count, (void)width, (void)group, (void)room;
+  return found;
+}
 
 // Nothing yet in the four tiles of sums. What was written to memory before is there for tiles to read, which the
 // compiler does not see to.
@@ -89,18 +144,17 @@ static void multiply_some(const Linear *l, Lines in, int64_t rows, int64_t first
     }
 }
 
-static inline int64_t whole_blocks(int64_t outputs) { return (outputs + BLOCK - 1) / BLOCK * BLOCK; }
-
 static inline void multiply(const Linear *l, Lines in, int64_t rows, float *to, int64_t to_stride) {
-  multiply_some(l, in, rows, 0, whole_blocks(l->outputs) / BLOCK, to, to_stride);
+  multiply_some(l, in, rows, 0, (l->outputs + BLOCK - 1) / BLOCK, to, to_stride);
 }
 
-// A multiple of four products of tiles on each thread, of whatever is in them: the most that the matrix unit can do.
-int multiply_tiles(int64_t products) {
+// Products over and over on each thread, of whatever is in the tiles: the most that the matrix unit can do. Returns the
+// multiplications and additions of a thread.
+int64_t multiply_over(int64_t rounds) {
 #pragma omp parallel
   {
     enter();
-    for (int64_t i = 0; i < products; i += 4) {
+    for (int64_t i = 0; i < rounds; i++) {
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
@@ -108,57 +162,7 @@ int multiply_tiles(int64_t products) {
     }
     leave();
   }
-  return 0;
-}
-
-// ---- rows of a multiple of 16 numbers ------------------------------------------------------------------------------
-
-static inline void put_bf16(__m512 x, void *to) { _mm256_storeu_si256(to, (__m256i)_mm512_cvtneps_pbh(x)); }
-
-// Norm over a row (1607.06450), then gain and shift.
-static inline void norm_row(const float *x, int64_t width, const float *gain, const float *shift, float *to) {
-  __m512 sum = _mm512_setzero_ps(), square = sum;
-  for (int64_t i = 0; i < width; i += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
-  __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / width);
-  for (int64_t i = 0; i < width; i += 16) {
-    __m512 own = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
-    square = _mm512_fmadd_ps(own, own, square);
-  }
-  __m512 factor = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(square) / width + 1e-5f));
-  for (int64_t i = 0; i < width; i += 16) {
-    __m512 own = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), factor);
-    _mm512_storeu_ps(to + i, _mm512_fmadd_ps(own, _mm512_loadu_ps(gain + i), _mm512_loadu_ps(shift + i)));
-  }
-}
-
-// 2^x within 1e-4 of it, for results in bf16: by the exponent, and a polynomial of what x is above a whole number.
-static inline __m512 power_of_two(__m512 x) {
-  __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);
-  __m512 y = _mm512_fmadd_ps(r, _mm512_set1_ps(0.078022868f), _mm512_set1_ps(0.22606596f));
-  y = _mm512_fmadd_ps(_mm512_fmadd_ps(y, r, _mm512_set1_ps(0.69583592f)), r, _mm512_set1_ps(0.99992477f));
-  return _mm512_scalef_ps(y, x);
-}
-
-// x tanh(log(1 + e^x)) (1908.08681), as exact as `power_of_two` and the processor's approximate inverse are.
-static inline __m512 mish(__m512 x) {
-  __m512 power = power_of_two(_mm512_mul_ps(_mm512_min_ps(x, _mm512_set1_ps(20.0f)), _mm512_set1_ps(1.44269504f)));
-  __m512 factor = _mm512_fmadd_ps(power, power, _mm512_add_ps(power, power)); // beyond 20 the ratio is 1
-  return _mm512_mul_ps(_mm512_mul_ps(x, factor), _mm512_rcp14_ps(_mm512_add_ps(factor, _mm512_set1_ps(2.0f))));
-}
-
-// x times the normal distribution's share below x (1606.08415), by Abramowitz and Stegun's error function, 7.1.26; as
-// exact as `mish`.
-static inline __m512 gelu(__m512 x) {
-  const float terms[] = {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
-  const __m512 one = _mm512_set1_ps(1.0f);
-  __m512 z = _mm512_abs_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678f)));
-  __m512 t = _mm512_rcp14_ps(_mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
-  __m512 sum = _mm512_set1_ps(terms[0]);
-  for (int i = 1; i < 5; i++) sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(terms[i]));
-  __m512 power = power_of_two(_mm512_mul_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(-1.44269504f)));
-  __m512 rest = _mm512_mul_ps(_mm512_mul_ps(sum, t), _mm512_mul_ps(power, _mm512_set1_ps(0.5f))); // of the tail
-  __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-  return _mm512_mul_ps(x, _mm512_mask_mov_ps(_mm512_sub_ps(one, rest), below, rest));
+  return rounds * 4 * 2 * 16 * 16 * 32;
 }
 
 #endif

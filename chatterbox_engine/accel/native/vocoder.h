@@ -1,10 +1,10 @@
-// HiFT's convolutions, chatterbox_engine/s3gen/hift.py, through AMX's tiles: activations are rows, one for each place,
-// in fp32 between two convolutions. A piece of rows is activated, put into bf16 and multiplied while it is in a core's
+// HiFT's convolutions, chatterbox_engine/s3gen/hift.py: activations are rows, one for each place, in fp32 between two
+// convolutions. A piece of rows is activated, put into the form of a product and multiplied while it is in a core's
 // cache.
 
-#include "tiles.h"
+#include "rows.h"
 
-#ifdef __AMX_BF16__
+#ifdef MANY_ROWS
 
 enum { PIECE = 256 }; // rows
 
@@ -22,65 +22,62 @@ typedef struct {
 } Convolution;
 
 // x + sin(alpha x)^2 / alpha (2006.08195). The square repeats with every pi.
-static inline __m512 snake(__m512 x, __m512 alpha, __m512 inverse) {
+static inline Floats snake(Floats x, Floats alpha, Floats inverse) {
   const float terms[] = {7.7220529e-2f, -0.598045379f, 2.55003141f, -5.16770688f, 3.14159258f};
-  __m512 turns =
-      _mm512_reduce_ps(_mm512_mul_ps(_mm512_mul_ps(x, alpha), _mm512_set1_ps(0.318309886f)), _MM_FROUND_TO_NEAREST_INT);
-  __m512 square = _mm512_mul_ps(turns, turns), sine = _mm512_set1_ps(terms[0]);
-  for (int i = 1; i < 5; i++) sine = _mm512_fmadd_ps(sine, square, _mm512_set1_ps(terms[i]));
-  sine = _mm512_mul_ps(sine, turns);
-  return _mm512_fmadd_ps(_mm512_mul_ps(sine, sine), inverse, x);
+  Floats turns =
+      reduce_ps(mul_ps(mul_ps(x, alpha), set1_ps(0.318309886f)), _MM_FROUND_TO_NEAREST_INT);
+  Floats square = mul_ps(turns, turns), sine = set1_ps(terms[0]);
+  for (int i = 1; i < 5; i++) sine = fmadd_ps(sine, square, set1_ps(terms[i]));
+  sine = mul_ps(sine, turns);
+  return fmadd_ps(mul_ps(sine, sine), inverse, x);
 }
 
-// The rows [first, first + count) of x (frames, inputs) and `bias`, zero outside, as they are convolved -> high and low
-// (count, width).
+// The rows [first, first + count) of x (frames, inputs) and `bias`, zero outside, as they are convolved -> to, and what
+// rounding leaves of them, (count, width).
 static void activate_rows(const Convolution *c, const float *x, const float *bias, int64_t frames, int64_t first,
-                          int64_t count, uint16_t *high, uint16_t *low) {
-  for (int64_t m = 0; m < count; m++, high += c->width, low += c->width) {
+                          int64_t count, Number *to, Number *rest) {
+  for (int64_t m = 0; m < count; m++, to += c->width, rest += c->width) {
     int64_t frame = first + m;
     if (frame < 0 || frame >= frames) {
-      memset(high, 0, 2 * c->width);
-      if (c->exact) memset(low, 0, 2 * c->width);
+      memset(to, 0, c->width * sizeof(Number));
+      if (c->exact && PLANES > 1) memset(rest, 0, c->width * sizeof(Number));
       continue;
     }
     for (int64_t i = 0; i < c->width; i += 16) {
       int64_t left = c->inputs - i;
       __mmask16 inside = left >= 16 ? 0xffff : left <= 0 ? 0 : (__mmask16)((1 << left) - 1);
-      __m512 own = _mm512_maskz_loadu_ps(inside, x + frame * c->inputs + i);
-      if (bias) own = _mm512_add_ps(own, _mm512_maskz_loadu_ps(inside, bias + i));
-      if (c->activation == LEAKY) own = _mm512_max_ps(own, _mm512_mul_ps(own, _mm512_set1_ps(c->slope)));
-      if (c->activation == SNAKE) own = snake(own, _mm512_loadu_ps(c->alpha + i), _mm512_loadu_ps(c->inverse + i));
-      __m256i rounded = (__m256i)_mm512_cvtneps_pbh(own);
-      _mm256_storeu_si256((__m256i *)(high + i), rounded);
-      if (!c->exact) continue;
-      __m512 whole = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
-      put_bf16(_mm512_sub_ps(own, whole), low + i);
+      Floats own = maskz_loadu_ps(inside, x + frame * c->inputs + i);
+      if (bias) own = add_ps(own, maskz_loadu_ps(inside, bias + i));
+      if (c->activation == LEAKY) own = max_ps(own, mul_ps(own, set1_ps(c->slope)));
+      if (c->activation == SNAKE) own = snake(own, loadu_ps(c->alpha + i), loadu_ps(c->inverse + i));
+      if (c->exact) put_exact(own, to + i, rest + i);
+      else put_numbers(own, to + i);
     }
   }
 }
 
 // Rows of input that make `made` rows, and as many more as are read with them.
 static int64_t rows_for(const Convolution *c, int64_t made) {
-  return ((made + 15) / 16 * 16 - 1) * c->stride + (c->taps - 1) * c->dilation + 1;
+  return (whole_rows(made) - 1) * c->stride + (c->taps - 1) * c->dilation + 1;
 }
 
 // Rows [first, first + made) of the convolution of x (frames, inputs) and `bias` -> to, in whole blocks of outputs,
-// without its own bias, which whoever reads them next adds. planes: (2, rows_for(made), width)
+// without its own bias, which whoever reads them next adds. planes: (PLANES, rows_for(made), width)
 static void convolve_rows(const Convolution *c, const float *x, const float *bias, int64_t frames, int64_t first,
-                          int64_t made, uint16_t *planes, float *to) {
-  int64_t rows = rows_for(c, made), bytes = 2 * c->width, whole = whole_blocks(c->weights.outputs);
-  uint16_t *low = planes + rows * c->width;
-  activate_rows(c, x, bias, frames, first * c->stride - c->padding, rows, planes, low);
-  Lines in = {(char *)planes, c->stride * bytes, c->taps, c->dilation * bytes, bytes, c->exact ? (char *)low : NULL};
+                          int64_t made, Number *planes, float *to) {
+  int64_t rows = rows_for(c, made), width = c->width, whole = whole_blocks(c->weights.outputs);
+  Number *rest = planes + (PLANES - 1) * rows * width;
+  activate_rows(c, x, bias, frames, first * c->stride - c->padding, rows, planes, rest);
+  Lines in = lines(planes, c->stride * width, c->taps, c->dilation * width, width, c->exact, rest);
   multiply(&c->weights, in, made, to, whole);
 }
 
 static int64_t planes_bytes(const Convolution *c, int64_t made) {
-  return (4 * rows_for(c, made) * c->width + 63) / 64 * 64;
+  return (PLANES * sizeof(Number) * rows_for(c, made) * c->width + 63) / 64 * 64;
 }
 
 static int64_t sums_bytes(const Convolution *c, int64_t made) {
-  return (made + 15) / 16 * 16 * whole_blocks(c->weights.outputs) * sizeof(float);
+  return whole_rows(made) * whole_blocks(c->weights.outputs) * sizeof(float);
 }
 
 // sums (count, whole blocks), their bias, and x (count, outputs) where it is there, times `share` -> to, or added to
@@ -92,11 +89,11 @@ static void put_piece(const float *sums, const float *bias, const float *x, int6
     for (int64_t i = 0; i < outputs; i += 16) {
       __mmask16 inside = outputs - i >= 16 ? 0xffff : (__mmask16)((1 << (outputs - i)) - 1);
       float *own = to + m * outputs + i;
-      __m512 made = _mm512_add_ps(_mm512_loadu_ps(sums + i), _mm512_loadu_ps(bias + i));
-      if (x) made = _mm512_add_ps(made, _mm512_maskz_loadu_ps(inside, x + m * outputs + i));
-      made = _mm512_mul_ps(made, _mm512_set1_ps(share));
-      if (add) made = _mm512_add_ps(made, _mm512_maskz_loadu_ps(inside, own));
-      _mm512_mask_storeu_ps(own, inside, made);
+      Floats made = add_ps(loadu_ps(sums + i), loadu_ps(bias + i));
+      if (x) made = add_ps(made, maskz_loadu_ps(inside, x + m * outputs + i));
+      made = mul_ps(made, set1_ps(share));
+      if (add) made = add_ps(made, maskz_loadu_ps(inside, own));
+      mask_storeu_ps(own, inside, made);
     }
 }
 
@@ -124,10 +121,10 @@ int convolution(const Convolution *one, const Convolution *two, const float *x, 
       if (two) {
         int64_t first = begin - two->padding;
         const float *before = hidden - first * outputs;
-        convolve_rows(one, from, NULL, frames, first, rows_for(two, count), (uint16_t *)mine, hidden);
-        convolve_rows(two, before, one->weights.bias, frames, begin, count, (uint16_t *)mine, sums);
+        convolve_rows(one, from, NULL, frames, first, rows_for(two, count), (Number *)mine, hidden);
+        convolve_rows(two, before, one->weights.bias, frames, begin, count, (Number *)mine, sums);
       } else {
-        convolve_rows(one, from, NULL, frames, begin, count, (uint16_t *)mine, sums);
+        convolve_rows(one, from, NULL, frames, begin, count, (Number *)mine, sums);
       }
       put_piece(sums, (two ? two : one)->weights.bias, two ? from + begin * outputs : NULL, count, outputs, share, add,
                 to + row * apart + begin * outputs);

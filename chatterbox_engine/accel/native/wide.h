@@ -16,12 +16,15 @@ typedef __m512bh Pairs;
 #define sub_ps _mm512_sub_ps
 #define mul_ps _mm512_mul_ps
 #define div_ps _mm512_div_ps
+#define min_ps _mm512_min_ps
 #define max_ps _mm512_max_ps
 #define fmadd_ps _mm512_fmadd_ps
 #define fnmadd_ps _mm512_fnmadd_ps
 #define abs_ps _mm512_abs_ps
 #define scalef_ps _mm512_scalef_ps
 #define roundscale_ps _mm512_roundscale_ps
+#define reduce_ps _mm512_reduce_ps
+#define rcp14_ps _mm512_rcp14_ps
 #define reduce_max_ps _mm512_reduce_max_ps
 #define reduce_add_ps _mm512_reduce_add_ps
 #define set1_ps _mm512_set1_ps
@@ -51,6 +54,7 @@ typedef __m512bh Pairs;
 #define loadu_si512 _mm512_loadu_si512
 #define store_si512 _mm512_store_si512
 #define storeu_si512 _mm512_storeu_si512
+#define mask_mov_ps _mm512_mask_mov_ps
 #define mask_mov_epi32 _mm512_mask_mov_epi32
 #define cmplt_epu32_mask _mm512_cmplt_epu32_mask
 #define castsi512_ps _mm512_castsi512_ps
@@ -62,6 +66,10 @@ typedef __m512bh Pairs;
 #define dpbusd_epi32 _mm512_dpbusd_epi32
 #define maskz_loadu_epi8 _mm_maskz_loadu_epi8
 #define test_epi8_mask _mm_test_epi8_mask
+
+// What x is above a whole number, and y in [1, 2] times 2^x's whole part.
+static inline Floats above_whole(Floats x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF); }
+static inline Floats times_power(Floats y, Floats x) { return _mm512_scalef_ps(y, x); }
 
 // Numbers in bf16, of which a word has two.
 static inline Pairs pairs(const void *place) { return (Pairs)loadu_si512(place); }
