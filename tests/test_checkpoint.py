@@ -84,7 +84,8 @@ def test_a_folder_speaks_as_the_model_that_it_was_made_of(
         assert torch.equal(own, theirs)
     own, theirs = (tts.generate(TEXT, seed=1, max_new_tokens=12) for tts in (local, demo))
     assert own.std() > 0.001
-    assert (own - theirs).abs().max() <= 1e-4
+    # A voice that was saved has its speaker with another length in the last bit, which rounding to 16 bits may enlarge.
+    assert (own - theirs).abs().max() <= 1e-3
     for tts in speakers:
         tts.prepare_conditionals(clip)
     assert torch.equal(*(tts.speech_tokens(TEXT, seed=1, max_new_tokens=12) for tts in (local, demo)))
