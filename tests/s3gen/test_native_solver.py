@@ -168,7 +168,7 @@ def test_sums_at_their_limit(kernels: None) -> None:
     ones = torch.ones(1, spec.mel_bins, 9)
     given = ones, ones, torch.ones(1, spec.mel_bins), ones
     ours, expected = (solver(alike, spec)(*given, 1) for solver in (NativeSolver, EulerSolver))
-    assert (ours - expected).abs().mean() < 0.01 * expected.std()
+    assert (ours - expected).abs().mean() < CLOSE[torch.bfloat16] * expected.std()
 
 
 def test_the_bundled_voice_in_whole_numbers(kernels: None) -> None:
