@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from chatterbox_engine.accel import native
 from tests.kernels import SETS, kernel_set
@@ -17,6 +18,8 @@ from tests.service import service  # noqa: F401  (a fixture)
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 torch.set_num_threads(2)
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -50,7 +50,7 @@ def checked(read: list[int], final: bool, count: int) -> None:
 
 
 @given(given_batches=batches, wanted=counts)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_thread_reads_all_in_order_in_the_sizes_it_asks_for(
     given_batches: list[list[int]], wanted: list[int]
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_thread_reads_all_in_order_in_the_sizes_it_asks_for(
 
 
 @given(given_batches=batches, wanted=counts)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_event_loop_reads_what_a_thread_writes(given_batches: list[list[int]], wanted: list[int]) -> None:
     box: Mailbox[int] = Mailbox(nothing)
 
@@ -91,7 +91,7 @@ def test_an_event_loop_reads_what_a_thread_writes(given_batches: list[list[int]]
 
 
 @given(given_batches=batches, count=st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_error_comes_after_the_items_before_it_and_stays(given_batches: list[list[int]], count: int) -> None:
     box: Mailbox[int] = Mailbox(nothing)
     write(box, given_batches, ValueError("broken"))
@@ -157,7 +157,7 @@ def test_every_read_tells_the_writer() -> None:
 
 
 @given(limit=st.integers(1, 5), count=st.integers(1, 20), total=st.integers(0, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_writer_that_heeds_full_neither_deadlocks_nor_runs_ahead(limit: int, count: int, total: int) -> None:
     """Even where the reader waits for more items than the limit."""
     room = threading.Event()

@@ -118,7 +118,7 @@ def test_bad_ids_are_refused(folder: Folder, identity: str) -> None:
     assert folder.files() == {}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(name=st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=64).filter(str.strip))
 def test_any_other_name_comes_back(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     store = VoiceStore(Folder(tmp_path_factory.mktemp("voices")))

@@ -78,7 +78,7 @@ def test_the_whole_at_once_is_what_perth_makes(watermarker: Watermarker) -> None
     assert 10 * np.log10(np.mean(delta[inner] ** 2) / np.mean(difference**2)) > 25
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 5_000)), min_size=1, max_size=12))
 def test_as_many_samples_come_out_as_went_in(watermarker: Watermarker, sizes: list[int]) -> None:
     stream = watermarker.stream()
@@ -145,7 +145,7 @@ def test_streams_do_not_touch_each_other(watermarker: Watermarker) -> None:
     assert np.array_equal(np.concatenate(out), alone)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(sizes=st.lists(st.sampled_from([0, 500, 4_800, 9_600]), min_size=3, max_size=3), pushes=st.integers(1, 4))
 def test_pushed_together_each_is_what_it_is_alone(watermarker: Watermarker, sizes: list[int], pushes: int) -> None:
     sounds = [hum(2), noise(2), 0.3 * hum(2)]

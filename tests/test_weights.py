@@ -48,7 +48,7 @@ def test_a_missing_file_says_where_and_the_way_out(tmp_path: Path) -> None:
 
 
 @given(share=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_file_cut_short_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
     path = tmp_path_factory.mktemp("cut") / "s3gen.safetensors"
     save_file(TENSORS, path)
@@ -89,7 +89,7 @@ def test_weight_norm_is_folded_as_torch_computes_it(layer: nn.Module, old_names:
 
 
 @given(seed=st.integers(0, 1000), order=st.permutations(["a.weight", "b.weight", "text_emb.weight"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_random_weights_depend_on_seed_and_name_alone(seed: int, order: list[str]) -> None:
     state = torch.random.get_rng_state()
     one, two = RandomWeights(seed), RandomWeights(seed)

@@ -57,7 +57,7 @@ def test_products_are_those_of_float64(rows: int, digits: int, tolerance: float,
 
 @pytest.mark.parametrize("digits", [1, 2])
 @given(rows=st.integers(1, 70), picked=st.integers(0, 69), seed=st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_in_8_bits_a_row_does_not_depend_on_those_beside_it(digits: int, rows: int, picked: int, seed: int) -> None:
     own = native_linear(layer(640, 80, True), digits)
     x = torch.randn(rows, 640, generator=torch.Generator().manual_seed(seed)) * torch.logspace(-3, 3, rows)[:, None]

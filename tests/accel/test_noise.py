@@ -26,7 +26,7 @@ def draw(kind: Callable[[Tensor, Domain, Tensor], Tensor], seed: int, domain: Do
     cut=st.integers(0, 40),
     domain=domains,
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_number_depends_on_its_place_alone(
     kind: Callable[[Tensor, Domain, Tensor], Tensor], streams: list[tuple[int, int]], cut: int, domain: Domain
@@ -41,7 +41,7 @@ def test_a_number_depends_on_its_place_alone(
 
 
 @given(seed=seeds, bit=st.integers(0, 62), domain=domains, start=st.integers(0, 2**45))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_other_seeds_uses_and_places_give_other_numbers(seed: int, bit: int, domain: Domain, start: int) -> None:
     one = draw(uniform, seed, domain, start, 64)
     others = [
@@ -84,7 +84,7 @@ def test_distributions(
     cut=st.integers(0, 3000),
     domain=domains,
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_run_has_the_numbers_of_its_places(
     streams: list[tuple[int, int]], count: int, cut: int, domain: Domain
 ) -> None:
@@ -129,7 +129,7 @@ def test_the_numbers_never_change() -> None:
 
 
 @given(seed=seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_pieces_have_seeds_of_their_own(seed: int) -> None:
     derived = [derive_seed(seed, index) for index in range(12)]
     assert derived[0] == seed

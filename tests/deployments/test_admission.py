@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatterbox_engine.errors import Overloaded
@@ -16,7 +16,6 @@ from deployments.tracing import Tracer
 
 
 @given(st.lists(st.sampled_from(["enter", "end", "end twice", "forget", "close"]), max_size=40))
-@settings(deadline=None)
 def test_places_and_tickets_agree(actions: list[str]) -> None:
     gate = Gate(3, IngressMetrics(), Tracer("ingress", None))
     held: list[Ticket] = []

@@ -57,7 +57,7 @@ def decoded(form: str, data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("form", FORMATS)
 @given(count=st.integers(600, 30_000), cuts=st.lists(st.integers(0, 30_000), max_size=6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_what_is_decoded_is_what_was_spoken(form: Format, count: int, cuts: list[int]) -> None:
     samples = hum(count)
     made = decoded(form, b"".join(told(form, samples, [cut for cut in cuts if cut <= count])))

@@ -81,7 +81,7 @@ async def told(folder: Path, voice: Voice, stops: tuple[int, ...] = (), streams:
     return np.asarray(samples)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     stops=st.lists(st.integers(0, 8), max_size=3).map(sorted),
     wrong=st.dictionaries(

@@ -117,7 +117,6 @@ def after(
 LIMITS = st.tuples(st.integers(0, 4), st.integers(1, 30)).map(lambda limits: (min(limits), max(limits)))
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 400), min_size=1, max_size=200), LIMITS, st.floats(1, 120))
 def test_never_beyond_its_limits(loads: list[float], limits: tuple[int, int], cold_start_s: float) -> None:
     policy, target = ScalingPolicy(Limits(*limits, 30.0, cold_start_s)), limits[1]
@@ -128,14 +127,14 @@ def test_never_beyond_its_limits(loads: list[float], limits: tuple[int, int], co
         assert target or not streams
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0, 400), st.integers(1, 40), st.floats(1, 120))
 def test_a_load_that_does_not_change_makes_it_go_one_way(streams: float, begin: int, cold_start_s: float) -> None:
     seen = after(streams, 400, begin=begin, cold_start_s=cold_start_s)
     assert seen in (sorted(seen), sorted(seen, reverse=True))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0, 300), st.floats(0, 100), st.integers(1, 10))
 def test_more_load_never_means_fewer_replicas(streams: float, more: float, begin: int) -> None:
     less, greater = after(streams, 100, begin=begin), after(streams + more, 100, begin=begin)
@@ -143,7 +142,7 @@ def test_more_load_never_means_fewer_replicas(streams: float, more: float, begin
 
 
 @given(st.integers(0, 1), st.floats(0, 3))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_it_sleeps_only_where_it_may_and_nobody_is_there(least: int, streams: float) -> None:
     seen = after(streams, 100, least=least)
     assert (seen[-1] == 0) == (least == 0 and streams == 0)

@@ -104,7 +104,7 @@ def say(engine: S3GenEngine, count: int, schedule: tuple[int, ...], seed: int = 
     window=st.one_of(st.none(), st.integers(0, 10)),
     chunks=st.booleans(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_token_becomes_960_samples_however_it_comes(
     request: pytest.FixtureRequest, count: int, schedule: list[int], feeds: list[int], window: int | None, chunks: bool
 ) -> None:
@@ -160,7 +160,7 @@ def test_each_stream_of_a_batch_equals_itself_alone(kind: str, request: pytest.F
     schedule=st.lists(st.integers(1, 20), min_size=1, max_size=3),
     feeds=st.lists(st.integers(0, 10), max_size=5),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_models_own_tokens_stand_around_what_was_spoken(
     turbo: S3GenEngine, count: int, schedule: list[int], feeds: list[int]
 ) -> None:
@@ -184,7 +184,7 @@ def test_the_models_own_tokens_stand_around_what_was_spoken(
 
 
 @given(count=st.integers(0, 30), schedule=st.lists(st.integers(1, 20), min_size=1, max_size=3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_last_token_is_cropped_where_there_are_more(
     engine: S3GenEngine, cropping: S3GenEngine, count: int, schedule: list[int]
 ) -> None:

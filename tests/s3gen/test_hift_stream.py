@@ -92,7 +92,7 @@ def test_context_is_enough_and_no_more(hift: HiFT) -> None:
     assert int(difference.max()) == middle + REACH.f0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     chunks=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(lambda sizes: 0 < sum(sizes) <= 90),
     seed=st.integers(0, 2**63 - 1),

@@ -71,7 +71,7 @@ def test_context_is_enough_and_no_more(ahead: int) -> None:
     assert (45 - int(differs.min()), int(differs.max()) - 45) == (reach.right, reach.left)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     chunks=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(lambda sizes: 0 < sum(sizes) <= 120),
     seed=st.integers(0, 1000),

@@ -48,7 +48,7 @@ def attention(walk: list[tuple[int, float, int]], begin: int, text: int, seed: i
 
 
 @given(walk=walks, text=st.integers(6, 30), begin=st.integers(0, 40), slow=st.booleans(), seed=st.integers(0, 2**31))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_decision_is_the_analyzers(
     analyzer: Any, walk: list[tuple[int, float, int]], text: int, begin: int, slow: bool, seed: int
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_slot_begins_anew_with_each_stream() -> None:
     seed=st.integers(0, 2**31),
     spoken=st.lists(st.integers(0, 9), min_size=1, max_size=4),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_kernel_decides_as_the_operators_do(
     pair: tuple[list[tuple[int, float, int]], ...],
     texts: tuple[int, int],
@@ -160,7 +160,7 @@ def test_the_kernel_decides_as_the_operators_do(
 
 
 @given(moves=st.lists(st.integers(0, 1), min_size=12, max_size=12), cut=st.integers(1, 11), seed=st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_stream_that_began_elsewhere_stands_where_its_attention_is(moves: list[int], cut: int, seed: int) -> None:
     """As long as the text is not through, all decisions after the cut are those of the guard that saw everything."""
     tokens = [*START, *(7 + step % 2 for step in range(len(moves)))]

@@ -28,7 +28,7 @@ writes = st.lists(
 
 
 @given(done=writes, source=st.integers(0, ROWS - 1), target=st.integers(0, ROWS - 1), length=st.integers(0, POSITIONS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_reads_give_what_was_written_last(
     done: list[tuple[int, list[int], int, int]], source: int, target: int, length: int
 ) -> None:
@@ -70,7 +70,7 @@ def test_bytes_of_a_position(quantised: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @given(magnitude=st.floats(1e-6, 1e6), seed=st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_8_bits_hold_what_is_written_to_half_a_step(dtype: torch.dtype, magnitude: float, seed: int) -> None:
     """Of each head's own largest number; rows moved, saved and restored keep their bits."""
     own = cache(dtype, quantised=True)
@@ -91,7 +91,6 @@ def test_8_bits_hold_what_is_written_to_half_a_step(dtype: torch.dtype, magnitud
 
 @pytest.mark.parametrize("quantised", [False, True])
 @given(length=st.integers(1, POSITIONS))
-@settings(deadline=None)
 def test_what_is_saved_of_a_row_begins_others(quantised: bool, length: int) -> None:
     own = cache(quantised=quantised)
     own.store.copy_(100 * torch.randn(own.store.shape, generator=torch.Generator().manual_seed(length)))

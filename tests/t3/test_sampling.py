@@ -62,7 +62,7 @@ def column(requests: list[dict], name: str, dtype: torch.dtype = torch.float32) 
     turbo=True, sort=True,
 )  # fmt: skip
 @given(given_requests=st.lists(requests, min_size=1, max_size=4), turbo=st.booleans(), sort=st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_probabilities_equal_the_references_processors(given_requests: list[dict], turbo: bool, sort: bool) -> None:
     rows = []
     seen = torch.zeros(len(given_requests), 40, dtype=torch.bool)
@@ -89,7 +89,7 @@ def test_probabilities_equal_the_references_processors(given_requests: list[dict
 
 
 @given(weight=st.floats(0, 5), seed=st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_guidance_is_the_references(weight: float, seed: int) -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(seed))
     cond, uncond = logits[0:1], logits[1:2]
@@ -100,7 +100,7 @@ def test_guidance_is_the_references(weight: float, seed: int) -> None:
 
 
 @given(streams=st.lists(st.tuples(seeds, st.integers(0, 4096)), min_size=1, max_size=6), at=st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_draw_depends_on_seed_and_step_alone(streams: list[tuple[int, int]], at: int) -> None:
     rows = torch.randn(len(streams), 300, generator=torch.Generator().manual_seed(at)).softmax(-1)
     own, steps = (torch.tensor(part) for part in zip(*streams, strict=True))
@@ -158,7 +158,7 @@ def test_draws_follow_the_probabilities(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_references_draw_has_a_generator_of_its_own(seed: int) -> None:
     probabilities = torch.randn(1, 50, generator=torch.Generator().manual_seed(1)).softmax(-1)
     torch.manual_seed(seed)

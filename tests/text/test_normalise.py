@@ -25,7 +25,7 @@ def references() -> dict[str, Any]:
 marked = st.text(st.one_of(st.sampled_from(" .,:;-—–…“”‘’\"'!?、，。？！\n\taß"), st.characters()), max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=marked)
 def test_normalise_equals_the_reference(references: dict[str, Any], text: str) -> None:
     for family, reference in references.items():

@@ -21,7 +21,7 @@ words = st.sampled_from(
 texts = st.one_of(st.text(max_size=600), st.lists(words, max_size=200).map(" ".join), st.lists(words).map("".join))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=texts, limit=st.integers(5, 120))
 def test_split_keeps_every_character_within_the_limit(text: str, limit: int) -> None:
     pieces = split(text, limit)

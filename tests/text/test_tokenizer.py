@@ -45,7 +45,7 @@ CANGJIE = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.one_of(st.text(max_size=80), st.just(TEXT)))
 def test_english_equals_the_reference(shared_data: Path, text: str) -> None:
     from chatterbox.models.tokenizers import EnTokenizer
@@ -80,7 +80,7 @@ def multilingual(
     return own, lambda text, language: reference.encode(text, language_id=language)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     text=st.one_of(
         st.sampled_from([*SAMPLES.values(), TEXT]),
@@ -144,7 +144,7 @@ def gpt2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return TextTokenizer.from_folder(folder, TURBO), reference
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.one_of(
         st.text(max_size=60),

@@ -20,7 +20,7 @@ def spoken(counts: list[int], f0: float = 200.0) -> Utterance:
     return Utterance(mel, symbols, np.full(frames, f0, np.float32), PHONEMES, 0.5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 6), min_size=len(PHONEMES) + 2, max_size=len(PHONEMES) + 2))
 def test_no_sound_is_left_out_or_out_of_order(counts: list[int]) -> None:
     codes, places = encode(spoken(counts))
