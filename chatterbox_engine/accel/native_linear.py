@@ -32,9 +32,7 @@ class NativeLinear(nn.Module):
         missing = -self.out % BLOCK
         self._scale = self._sums = None
         if digits:
-            wide = weight.detach().float()
-            self._scale = (wide.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST).contiguous()
-            rounded = (wide / self._scale[:, None]).round().to(torch.int8)
+            rounded, self._scale = _whole(weight.detach().float(), _LARGEST, torch.int8)
             self._sums = F.pad(rounded.sum(dim=1, dtype=torch.int32), (0, missing))
             self._packed = packed(F.pad(rounded, (0, 0, 0, missing)), 4)
         else:
@@ -63,12 +61,18 @@ class ShortLinear:
         """weight (out, in), bias (out,)"""
         outputs, inputs = weight.shape
         wide = F.pad(weight.detach().float(), (0, 0, 0, -outputs % BLOCK))
-        scale = wide.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST_SHORT
-        shorts = packed((wide / scale[:, None]).round().to(torch.int16), 2)
+        rounded, scale = _whole(wide, _LARGEST_SHORT, torch.int16)
+        shorts = packed(rounded, 2)
         bias = None if bias is None else bias.detach().float().contiguous()
         self._kept = shorts, scale, bias
         own = native.pointer(shorts), native.pointer(scale), native.pointer(None), native.pointer(bias)
         self.struct = native.Linear(outputs, inputs, 0, *own)
+
+
+def _whole(weight: Tensor, largest: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(out, in) as whole numbers up to `largest`, and what they are to be multiplied by (out,)."""
+    scale = (weight.abs().amax(dim=1).clamp(min=1e-12) / largest).contiguous()
+    return (weight / scale[:, None]).round().to(dtype), scale
 
 
 def packed(weight: Tensor, together: int) -> Tensor:

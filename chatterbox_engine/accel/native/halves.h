@@ -160,9 +160,7 @@ static inline __m256 scaled(__m256 y, __m256 n) {
 }
 BINARY(scalef_ps, Floats, scaled)
 
-// What x is above a whole number, and y in [1, 2] times 2^x's whole part, of which -126 is the least: added to y's
-// exponent.
-static inline Floats above_whole(Floats x) { return sub_ps(x, roundscale_ps(x, _MM_FROUND_TO_NEG_INF)); }
+// y in [1, 2] times two to the power of x rounded down, at least -126, which is added to y's exponent.
 static inline __m256 times_floor(__m256 y, __m256 x) {
   __m256 whole = _mm256_floor_ps(_mm256_max_ps(x, _mm256_set1_ps(-126.0f)));
   __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);

@@ -4,15 +4,14 @@
 
 #ifdef MANY_ROWS
 
-enum { PAGE = 32 };                  // places of a page
+enum { PAGE = 32 };    // places of a page
 enum { TOGETHER = 4 }; // pages that are scored at a time
-enum {
-  STRIDE = TOGETHER * PAGE + 32
-};                  // of scores: a power of two would put them into the same few places of the cache
-enum { LARGE = 8 }; // powers of two by which a weight may exceed 1
+enum { LARGE = 8 };    // powers of two by which a weight may exceed 1
+// Of scores: a power of two would put them into the same few places of the cache.
+enum { STRIDE = TOGETHER * PAGE + 32 };
 
-// Of one head a page has, in 16 bits, the keys of 16 places and then of 16 more, each as 16 x 16 pairs of numbers (pair,
-// place) for every 32 numbers of a key, and then for every 16 numbers of a value 16 x 16 pairs of places (pair,
+// Of one head a page has, in 16 bits, the keys of 16 places and then of 16 more, each as 16 x 16 pairs of numbers
+// (pair, place) for every 32 numbers of a key, and then for every 16 numbers of a value 16 x 16 pairs of places (pair,
 // number).
 typedef struct {
   char *memory;
@@ -91,8 +90,8 @@ static inline __attribute__((always_inline)) void page_mix(int rows, const Numbe
 }
 
 // Values by the weights (count, STRIDE) of up to QUERIES are added to `to` (count, width).
-static void mix_pages(int64_t count, const Number *weights, const Page *pages, int64_t some, int64_t plane, int64_t width,
-                      float *to) {
+static void mix_pages(int64_t count, const Number *weights, const Page *pages, int64_t some, int64_t plane,
+                      int64_t width, float *to) {
   for (int64_t i = 0; i < width; i += 32)
     if (count > 16) page_mix(2, weights, pages, some, plane, width, i, to);
     else
@@ -139,8 +138,8 @@ static void score_page(int64_t count, const uint16_t *queries, int64_t width, co
 
 // Values by the weights (count, STRIDE) of up to QUERIES are added to `to` (count, width). The values' scales go into
 // the weights, of which a page's are a group.
-static void mix_pages(int64_t count, const Number *weights, const Page *pages, int64_t some, int64_t plane, int64_t width,
-                      float *to) {
+static void mix_pages(int64_t count, const Number *weights, const Page *pages, int64_t some, int64_t plane,
+                      int64_t width, float *to) {
   uint16_t rows[QUERIES * (PAGE + 2)];
   ShortLines in = short_lines(rows, PAGE + 2, 1, 0, PAGE, PAGE);
   for (int64_t p = 0; p < some; p++, weights += PAGE) {

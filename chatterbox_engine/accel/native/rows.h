@@ -34,7 +34,7 @@ static inline void norm_row(const float *x, int64_t width, const float *gain, co
 
 // 2^x within 1e-4 of it, for results in bf16: by the exponent, and a polynomial of what x is above a whole number.
 static inline Floats power_of_two(Floats x) {
-  Floats r = above_whole(x);
+  Floats r = reduce_ps(x, _MM_FROUND_TO_NEG_INF);
   Floats y = fmadd_ps(r, set1_ps(0.078022868f), set1_ps(0.22606596f));
   y = fmadd_ps(fmadd_ps(y, r, set1_ps(0.69583592f)), r, set1_ps(0.99992477f));
   return times_power(y, x);

@@ -24,8 +24,7 @@ typedef struct {
 // x + sin(alpha x)^2 / alpha (2006.08195). The square repeats with every pi.
 static inline Floats snake(Floats x, Floats alpha, Floats inverse) {
   const float terms[] = {7.7220529e-2f, -0.598045379f, 2.55003141f, -5.16770688f, 3.14159258f};
-  Floats turns =
-      reduce_ps(mul_ps(mul_ps(x, alpha), set1_ps(0.318309886f)), _MM_FROUND_TO_NEAREST_INT);
+  Floats turns = reduce_ps(mul_ps(mul_ps(x, alpha), set1_ps(0.318309886f)), _MM_FROUND_TO_NEAREST_INT);
   Floats square = mul_ps(turns, turns), sine = set1_ps(terms[0]);
   for (int i = 1; i < 5; i++) sine = fmadd_ps(sine, square, set1_ps(terms[i]));
   sine = mul_ps(sine, turns);

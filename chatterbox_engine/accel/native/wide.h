@@ -67,8 +67,7 @@ typedef __m512bh Pairs;
 #define maskz_loadu_epi8 _mm_maskz_loadu_epi8
 #define test_epi8_mask _mm_test_epi8_mask
 
-// What x is above a whole number, and y in [1, 2] times 2^x's whole part.
-static inline Floats above_whole(Floats x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF); }
+// y in [1, 2] times two to the power of x rounded down.
 static inline Floats times_power(Floats y, Floats x) { return _mm512_scalef_ps(y, x); }
 
 // Numbers in bf16, of which a word has two.
