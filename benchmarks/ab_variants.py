@@ -62,6 +62,9 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("t3", "t3.voice_prefix=kv", ("t3.exact=false",), None),
     ("s3gen", "s3gen.precision=bf16", (), None),
     ("s3gen", "s3gen.precision=tf32", (), _GPU),
+    ("s3gen", "s3gen.cuda_graphs=true", (), _GPU),
+    ("s3gen", "s3gen.compile=default", (), None),
+    ("s3gen", "s3gen.compile=max-autotune-no-cudagraphs", (), _GPU),
     ("s3gen", "s3gen.cpu_kernels=plain", ("s3gen.precision=bf16",), _CPU),
     ("s3gen", "s3gen.hift_precision=bf16x3", (), _CPU),
     ("s3gen", "s3gen.hift_precision=bf16", (), None),
@@ -123,7 +126,7 @@ def _without() -> Iterator[Variant]:
     for name, value in differences(reference, balanced).items():
         if name in _OF_LISTENERS:
             continue
-        waits = _GPU if name == "t3.cuda_graphs" else None
+        waits = _GPU if name.endswith(".cuda_graphs") else None
         switch = f"{name}={_written(value)}"
         yield Variant("without", switch, stage_of(name), "balanced", "balanced", (switch,), waits)
     for switch, waits in _BESIDES:

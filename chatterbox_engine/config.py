@@ -40,7 +40,7 @@ class T3Switches(_Switches):
     cuda_graphs: bool = True
     """Capture the whole step, sampling included, by batch and length. No-op on a CPU."""
     compile: Compile = "off"
-    """torch.compile of the step."""
+    """torch.compile of the layers."""
     quantization: Quantization = "none"
     """Weights of the transformer and of the speech head; activations keep the precision (int8_dynamic: 8 bits)."""
     cpu_kernels: CpuKernels = "auto"
@@ -64,8 +64,8 @@ class S3GenSwitches(_Switches):
     """Speech tokens -> waveform."""
 
     precision: Precision = "auto"
-    """Of the flow. auto: bf16 on CPUs with AMX, fp32 elsewhere; with AVX2 alone the Euler steps' products are then of
-    whole numbers of 16 bits, far nearer to fp32's than bf16's are."""
+    """Of the flow. auto: bf16 on GPUs that multiply it and on CPUs with AMX, fp32 elsewhere; with AVX2 alone the Euler
+    steps' products are then of whole numbers of 16 bits, far nearer to fp32's than bf16's are."""
     vocoder: Literal["hift", "vocos"] = "hift"
     """hift: the model's own. vocos: one that was trained to speak as HiFT does (`python -m training vocos`)."""
     vocos_file: str | None = None
@@ -96,6 +96,11 @@ class S3GenSwitches(_Switches):
     """How much of a voice's prompt the flow sees with each call: its first seconds. None: all of it."""
     cfm_steps: int | None = Field(None, ge=1, le=100)
     """Euler steps. None: the model's own number."""
+    cuda_graphs: bool = True
+    """Capture an Euler step, the encoder and HiFT's convolutions for the shapes that come again. No-op on a CPU, and
+    for the steps of chunked attention."""
+    compile: Compile = "off"
+    """torch.compile of the flow's blocks."""
     cpu_kernels: Literal["auto", "plain"] = "auto"
     """On a CPU with AMX, or with AVX2 and no AVX512. auto: the engine's own, all Euler steps in one call unless the
     flow's precision is fp32; plain: PyTorch's."""
@@ -162,6 +167,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "t3": {"precision": "fp32", "exact": True, "cuda_graphs": False, "voice_prefix": "embeddings"},
         "s3gen": {
             "precision": "fp32",
+            "cuda_graphs": False,
             "hift_precision": "fp32",
             "f0_precision": "fp32",
             "flow_attention": "full",

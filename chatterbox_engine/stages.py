@@ -123,11 +123,13 @@ class S3GenStage:
         self.model = S3GenModel(checkpoint.spec.s3gen, weights, dtype, device, config.s3gen, vocos)
         self.dtype = dtype
         self._schedule = config.s3gen.chunk_schedule
+        self._most = min(config.s3gen.max_batch, config.s3gen.max_streams)
         own = config.s3gen.cpu_kernels == "auto" and config.s3gen.precision != "fp32"
         watermarker = Watermarker(device=device, kernels=own) if config.watermark else None
         self.engine = S3GenEngine(self.model, config.s3gen, watermarker, config.memory.idle_s)
         random = checkpoint.spec.random_weights
         self.engine.takes_s = random.s3gen_call_s if random else 0.0
+        logger.info("S3Gen: chunks made by %s", self.model.kernels)
         self.engine.start()
 
     def open(
@@ -144,18 +146,26 @@ class S3GenStage:
         return self.engine.open(own, schedule=schedule, context_window=context_window, paced=paced, speed=speed)
 
     def warm_up(self, voice: Voice) -> None:
-        """Make a first chunk and a last one."""
+        """Make a first chunk and a last one. `full`, where calls are captured: the whole schedule twice, by the numbers
+        of streams that a call may have, the largest first."""
         if self._warmup == "none":
             return
         first = self._schedule[0]
-        for tokens in _progress("S3Gen warm-up", (2 * first,)):
-            stream = self.open(voice, schedule=(first,), paced=False)
-            stream.begin_piece(0, 0.0)
-            stream.feed([i % 6561 for i in range(tokens)], final=True)
-            stream.finish()
-            final = False
-            while not final:
-                _, final = stream.audio.read(timeout=_WARM_UP_S)
+        rounds: list[tuple[int, tuple[int, ...], int]] = [(1, (first,), 2 * first)]
+        if self._warmup == "full" and self.model.graphs.enabled:
+            sizes = {1 << power for power in range(self._most.bit_length())} | {self._most}
+            whole = sum(self._schedule) + first
+            rounds = [(size, self._schedule, whole) for size in sorted(sizes, reverse=True) for _ in range(2)]
+        for streams, schedule, tokens in _progress("S3Gen warm-up", rounds):
+            opened = [self.open(voice, schedule=schedule, paced=False) for _ in range(streams)]
+            for stream in opened:
+                stream.begin_piece(0, 0.0)
+                stream.feed([i % 6561 for i in range(tokens)], final=True)
+                stream.finish()
+            for stream in opened:
+                final = False
+                while not final:
+                    _, final = stream.audio.read(timeout=_WARM_UP_S)
 
 
 def _progress(what: str, rounds: Iterable[Item]) -> Iterable[Item]:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -18,10 +19,16 @@ class Worker(ABC):
     _POLL_S = 0.05
     """A sleeping worker looks this often for work that comes due by the clock."""
 
-    def __init__(self, name: str, idle_s: float | None = None) -> None:
-        """`idle_s`: seconds without work after which the worker rests. None: never."""
+    def __init__(
+        self, name: str, idle_s: float | None = None, device: torch.device | None = None, *, urgent: bool = False
+    ) -> None:
+        """`idle_s`: seconds without work after which the worker rests. None: never. `device`: where it computes, on a
+        stream of its own, so that two workers of one GPU need not wait for each other; `urgent`: its work goes first
+        there."""
         self._name = name
         self._idle_s = idle_s
+        self._device = device
+        self._urgent = urgent
         self.resting = False
         self.takes_s = 0.0
         """A step that works takes so long at least: the rest of it is slept."""
@@ -79,7 +86,7 @@ class Worker(ABC):
 
     def _run(self) -> None:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._own_stream():
                 worked = time.monotonic()
                 while not self._stopping:
                     self._beat = begin = time.monotonic()
@@ -104,6 +111,14 @@ class Worker(ABC):
             logger.exception("The %s engine has ended", self._name)
         self._ended = True
         self.fail_all(self._end())
+
+    def _own_stream(self) -> AbstractContextManager[object]:
+        """Begins after what was computed for the worker before it: its weights, and what it captured."""
+        if self._device is None or self._device.type != "cuda":
+            return nullcontext()
+        stream = torch.cuda.Stream(self._device, priority=-1 if self._urgent else 0)
+        stream.wait_stream(torch.cuda.default_stream(self._device))
+        return torch.cuda.stream(stream)
 
     def _end(self) -> EngineDead:
         return EngineDead(f"The {self._name} engine has ended: {self._failure or 'it was stopped'}.")

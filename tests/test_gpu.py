@@ -13,13 +13,11 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
 ]
 TEXT = "The same words on another device."
-FP32 = {"t3": {"precision": "fp32"}}
+FP32 = {"t3": {"precision": "fp32"}, "s3gen": {"precision": "fp32"}}
 
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[OptimizedChatterboxTTS, OptimizedChatterboxTTS]:
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
     config = EngineConfig.profile("balanced", watermark=False, **FP32)
     return tuple(OptimizedChatterboxTTS.from_pretrained(d, config, model="dummy:tiny") for d in ("cpu", "cuda"))  # type: ignore[return-value]
 
@@ -68,6 +66,24 @@ def test_a_capture_takes_place() -> None:
     assert graphs.enabled
     assert len(graphs) == len(tts._t3.engine.runner.shapes())
     tts.close()
+
+
+def test_captured_chunks_are_the_eager_ones() -> None:
+    """In streams and at their ends, three times over: eager, captured, replayed."""
+    made = []
+    for graphs in (False, True):
+        switches = {"precision": "fp32", "cuda_graphs": graphs}
+        config = EngineConfig.profile("balanced", watermark=False, t3={"precision": "fp32"}, s3gen=switches)
+        tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="dummy:tiny")
+        made.append([tts.generate(TEXT, seed=3).numpy() for _ in range(3)])
+        made[-1] += [
+            torch.cat([part for part, _ in tts.generate_stream(TEXT, seed=3)], dim=-1).numpy() for _ in range(3)
+        ]
+        captured = tts._s3gen.model.graphs
+        assert (captured.enabled, len(captured) > 0) == (graphs, graphs)
+        tts.close()
+    for eager, captured in zip(*made, strict=True):
+        assert np.abs(eager - captured).max() <= 1e-3
 
 
 @pytest.mark.parametrize("form", ["int8", "int8_dynamic", "int4", "fp8", "nf4"])

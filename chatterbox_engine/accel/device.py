@@ -49,13 +49,19 @@ def t3_dtype(precision: Precision, device: torch.device, kernels: CpuKernels = "
 
 
 def s3gen_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """auto: bf16 on CPUs with AMX, fp32 elsewhere. Raises InvalidRequest for fp16, in which the flow overflows."""
+    """auto: bf16 where a matrix unit multiplies it (GPUs since Ampere, CPUs with AMX), fp32 elsewhere. Raises
+    InvalidRequest for fp16, in which the flow overflows."""
     if precision == "fp16":
         raise InvalidRequest("S3Gen overflows in fp16. Use bf16, tf32 or fp32.", "s3gen.precision")
     if precision == "auto":
-        tiles = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if tiles else torch.float32
+        return torch.bfloat16 if _has_bf16_unit(device) else torch.float32
     return _dtype(precision, device)
+
+
+def _has_bf16_unit(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported()
 
 
 def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
@@ -66,3 +72,9 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
         else:
             logger.warning("precision: tf32 is a GPU's; %s computes in fp32.", device)
     return _DTYPES[precision]
+
+
+def set_convolutions(precision: Precision) -> None:
+    """Let a GPU's convolutions of fp32 numbers, HiFT's above all, be what they are called: PyTorch rounds what they
+    multiply to tf32 unless told otherwise, per process."""
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -1,7 +1,10 @@
 """CUDA graphs: a function over static tensors is captured once by key and replayed ever after."""
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,18 +13,32 @@ logger = logging.getLogger(__name__)
 
 _WARM_UPS = 2
 """Runs before a capture, in which libraries pick their kernels and allocate their workspaces."""
+_REMEMBERED = 1024
+"""Shapes of which it is known that they have come."""
+_one_at_a_time = threading.Lock()
+"""A capture begins with a wait for the whole device, which spoils one that another thread is at."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor | None, ...]
+    """Where it reads them."""
+    result: Tensor
 
 
 class Graphs:
-    """Runs a function of no arguments; on a CUDA device, if enabled, as a captured graph.
+    """Runs functions of tensors; on a CUDA device, if enabled, as captured graphs.
 
     All graphs share one memory pool, so capture the largest shape first. A capture that fails is said once, and from
     then on everything runs eagerly.
     """
 
-    def __init__(self, device: torch.device, enabled: bool) -> None:
+    def __init__(self, device: torch.device, enabled: bool, most: int = 1024) -> None:
+        """`most`: graphs kept, those used last."""
         self.enabled = enabled and device.type == "cuda"
-        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._most = most
+        self._graphs: OrderedDict[Hashable, _Captured] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle() if self.enabled else None
         self._stream = torch.cuda.Stream(device) if self.enabled else None
 
@@ -31,34 +48,79 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def run(self, key: Hashable, function: Callable[[], Tensor]) -> Tensor:
-        """The function's result; a captured one lies in memory that the key's next run overwrites."""
+    def run(self, key: Hashable, function: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
+        """The function's result; a captured one's lies in memory that the next run of any graph may overwrite."""
         if key not in self._graphs:
-            return function()
-        graph, result = self._graphs[key]
-        graph.replay()
-        return result
+            return function(*given)
+        self._graphs.move_to_end(key)
+        captured = self._graphs[key]
+        for own, new in zip(captured.inputs, given, strict=True):
+            if own is not None and new is not None:
+                own.copy_(new)
+        captured.graph.replay()
+        return captured.result
 
-    def capture(self, key: Hashable, function: Callable[[], Tensor]) -> None:
-        """Capture the function for a key. It runs a few times before, so its inputs must be harmless ones."""
+    def capture(self, key: Hashable, function: Callable[..., Tensor], *given: Tensor | None) -> None:
+        """Capture the function for a key. It runs a few times before, over copies of what is given, so what else it
+        reads and writes must be harmless, and stay in its place."""
         if not self.enabled or key in self._graphs:
             return
         assert self._stream is not None
+        inputs = tuple(None if tensor is None else tensor.clone() for tensor in given)
         try:
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UPS):
-                    function()
-            torch.cuda.current_stream().wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                result = function()
-            self._graphs[key] = graph, result
+            with _one_at_a_time:
+                self._stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(self._stream):
+                    for _ in range(_WARM_UPS):
+                        function(*inputs)
+                torch.cuda.current_stream().wait_stream(self._stream)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    result = function(*inputs)
+            self._graphs[key] = _Captured(graph, inputs, result)
         except RuntimeError as error:
             self.enabled = False
             self.clear()
-            logger.warning("cuda_graphs: the step %s could not be captured (%s); running eagerly.", key, error)
+            logger.warning("cuda_graphs: %s could not be captured (%s); running eagerly.", key, error)
+        if len(self._graphs) > self._most:
+            self._graphs.popitem(last=False)
 
     def clear(self) -> None:
         """Forget every graph: what they captured has moved."""
         self._graphs.clear()
+
+
+class Recurring:
+    """A function of tensors that is captured for those of their shapes that come again, and runs eagerly for others."""
+
+    def __init__(self, name: str, function: Callable[..., Tensor], graphs: Graphs) -> None:
+        """`name`: another than that of any other function with these graphs."""
+        self._name = name
+        self._function = function
+        self._graphs = graphs
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is captured."""
+        return self._graphs.enabled
+
+    def recurs(self, *given: Tensor | None) -> bool:
+        """Whether inputs of such shapes have come before; now they have."""
+        key = self._key(given)
+        known = key in self._seen
+        self._seen[key] = None
+        self._seen.move_to_end(key)
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return known
+
+    def __call__(self, *given: Tensor | None) -> Tensor:
+        graphs, key = self._graphs, self._key(given)
+        if graphs.enabled and key not in graphs and self.recurs(*given):
+            graphs.capture(key, self._function, *given)
+        result = graphs.run(key, self._function, *given)
+        return result.clone() if key in graphs else result
+
+    def _key(self, given: tuple[Tensor | None, ...]) -> Hashable:
+        return self._name, tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in given)

@@ -150,7 +150,8 @@ class Encoder(nn.Module):
         self.up_embed = _Embed(width)
         self.up_encoders = nn.ModuleList(_Block(spec.encoder) for _ in range(spec.encoder.up_blocks))
         self.after_norm = nn.LayerNorm(width)
-        self._table: Tensor | None = None
+        self._tables: list[Tensor] = []
+        """Of relative positions, the longest last. None is let go: a captured graph reads the one that it was given."""
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, chunk: int | None = None) -> Tensor:
         """Encode token embeddings.
@@ -208,15 +209,13 @@ class Encoder(nn.Module):
 
         They are the middle of one table, which doubles when it is too short.
         """
-        table, weight = self._table, self.after_norm.weight
-        if (
-            table is None
-            or table.shape[0] < 2 * keys - 1
-            or table.device != weight.device
-            or table.dtype != weight.dtype
-        ):
+        weight = self.after_norm.weight
+        if self._tables and (self._tables[-1].device, self._tables[-1].dtype) != (weight.device, weight.dtype):
+            self._tables.clear()
+        if not self._tables or self._tables[-1].shape[0] < 2 * keys - 1:
             rows = 1 << max(keys - 1, 255).bit_length()
-            self._table = table = relative_positions(rows, len(weight)).to(weight)
+            self._tables.append(relative_positions(rows, len(weight)).to(weight))
+        table = self._tables[-1]
         middle = table.shape[0] // 2
         return table[middle - keys + 1 : middle + queries]
 

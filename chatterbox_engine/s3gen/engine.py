@@ -36,7 +36,7 @@ class S3GenEngine(Worker):
         watermarker: Watermarker | None,
         idle_s: float | None = None,
     ) -> None:
-        super().__init__("s3gen", idle_s)
+        super().__init__("s3gen", idle_s, model.device)
         self._model = model
         self._switches = switches
         self._watermarker = watermarker

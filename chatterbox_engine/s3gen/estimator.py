@@ -168,6 +168,10 @@ class Estimator(nn.Module):
         self.final_block = _ConvBlock(width, width)
         self.final_proj = _Pointwise(width, spec.mel_bins)
 
+    def blocks(self) -> list[nn.Module]:
+        """Where the time goes: resnet and transformer blocks."""
+        return [module for module in self.modules() if isinstance(module, _ResnetBlock | _TransformerBlock)]
+
     def forward(
         self,
         x: Tensor,

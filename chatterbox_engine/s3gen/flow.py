@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatterbox_engine.accel import noise as positional
+from chatterbox_engine.accel.graphs import Recurring
 from chatterbox_engine.s3gen.encoder import Encoder
 from chatterbox_engine.s3gen.estimator import Estimator
 from chatterbox_engine.s3gen.past import Continuation, Past
@@ -25,7 +26,7 @@ _PROMPT_PLACE = 2**40
 """Places of the prompt's noise begin here, far beyond those of any frame spoken."""
 
 
-def flow_noise(seeds: Tensor, prompt_frames: int, start_frame: int, frames: int, mel_bins: int) -> Tensor:
+def flow_noise(seeds: Tensor, prompt_frames: int, start_frame: int | Tensor, frames: int, mel_bins: int) -> Tensor:
     """The noise that the flow starts from: a prompt's, then that of frames [start_frame, start_frame + frames).
 
     A number depends on the seed and on the place of its frame alone: in the prompt, or in what is spoken after it. So a
@@ -34,14 +35,14 @@ def flow_noise(seeds: Tensor, prompt_frames: int, start_frame: int, frames: int,
     Args:
         seeds: (B,) int64.
         prompt_frames: frames of the prompt, always from its first on.
-        start_frame: the first frame spoken in this window, 0 at the utterance's start.
+        start_frame: the first frame spoken in this window, 0 at the utterance's start; of all rows, or (B,) int64.
         frames: frames spoken in this window.
         mel_bins: values of a frame.
 
     Returns:
         (B, mel_bins, prompt_frames + frames) float32, standard normal.
     """
-    starts = torch.full_like(seeds, _PROMPT_PLACE), torch.full_like(seeds, start_frame * mel_bins)
+    starts = torch.full_like(seeds, _PROMPT_PLACE), torch.zeros_like(seeds) + start_frame * mel_bins
     counts = prompt_frames * mel_bins, frames * mel_bins
     runs = [
         positional.normals(seeds, positional.Domain.FLOW, start, count)
@@ -93,6 +94,8 @@ class Flow(nn.Module):
         self.decoder = _Decoder(spec)
         self.solver: Solver = EulerSolver(self.decoder.estimator, spec)
         """Whoever puts something else here knows what the weights are, and where."""
+        self.captured: Recurring | None = None
+        """Runs instead of `encode` where somebody has put it here."""
 
     def forward(
         self,
@@ -136,12 +139,16 @@ class Flow(nn.Module):
         if noise.shape[2] < frames:
             raise ValueError(f"noise for {noise.shape[2]} frames was given, {frames} are needed")
         ends = None if lengths is None else FRAMES_PER_TOKEN * (lengths - hidden_back)
-        mu = self.encoder_proj(self.encoder(self.input_embedding(tokens), lengths)[:, :frames]).transpose(1, 2)
+        mu = (self.captured or self.encode)(tokens, lengths)[:, :, :frames]
         voice = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
         cond = torch.zeros_like(mu)
         cond[:, :, :prompt] = prompt_feat.transpose(1, 2)
         start = noise[:, :, :frames]
         return self.solver(start, mu, voice, cond, steps or self.spec.cfm_steps, ends=ends)[:, :, prompt:]
+
+    def encode(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+        """What to speak: tokens (B, T) of `lengths` (B,), or all T, -> (B, mel_bins, 2T)."""
+        return self.encoder_proj(self.encoder(self.input_embedding(tokens), lengths)).transpose(1, 2)
 
     def hear(self, prompt: Tensor, prompt_feat: Tensor, speaker: Tensor, *, steps: int | None = None) -> FlowPast:
         """The past of a stream that has not begun: its voice's prompt, computed once for all streams of the voice.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel import noise as positional
+from chatterbox_engine.accel.graphs import Recurring
 from chatterbox_engine.s3gen.native_decoder import NativeDecoder
 from chatterbox_engine.spec import HiFTSpec
 from chatterbox_engine.types import SAMPLE_RATE
@@ -201,7 +202,8 @@ class HiFT(nn.Module):
             self.resblocks.extend(_ResBlock(width, kernel, spec.dilations) for kernel in spec.kernels)
         self.conv_post = nn.Conv1d(widths[-1], bins, EDGE_KERNEL, padding=EDGE_KERNEL // 2)
         self.native: NativeDecoder | None = None
-        """Runs instead of `convolve` where somebody has put it here."""
+        self.captured: Recurring | None = None
+        """Run instead of `convolve` where somebody has put one here."""
 
     @classmethod
     def from_state_dict(cls, spec: HiFTSpec, mel_bins: int, state: Mapping[str, Tensor]) -> "HiFT":
@@ -282,7 +284,7 @@ class HiFT(nn.Module):
     def decode(self, mel: Tensor, source: Tensor) -> Tensor:
         """Mel (B, mel_bins, F) and source (B, 1, F * samples_per_frame) -> samples (B, F * samples_per_frame)."""
         excitation = self.stft(source)
-        x = (self.native or self.convolve)(mel, excitation).to(source.dtype)
+        x = (self.native or self.captured or self.convolve)(mel, excitation).to(source.dtype)
         log_magnitude, phase = x.split(self.spec.n_fft // 2 + 1, dim=1)
         magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
         phase = torch.sin(phase)

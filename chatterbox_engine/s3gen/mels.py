@@ -79,14 +79,11 @@ class WindowMels:
 
     def _noise(self, work: list[Work], longest: int) -> Tensor:
         """The flow's noise (B, 80, frames): by place in the prompt, then by place in the piece."""
-        device, bins = self._model.device, self._model.spec.mel_bins
-        rows = []
-        for item in work:
-            seed = torch.tensor([item.chunk.piece.seed], device=device)
-            start = FRAMES_PER_TOKEN * item.chunk.start
-            rows.append(flow_noise(seed, FRAMES_PER_TOKEN * item.prompt, start,
-                                   FRAMES_PER_TOKEN * (longest - item.prompt), bins))  # fmt: skip
-        return torch.cat(rows)
+        device, prompt = self._model.device, work[0].prompt
+        seeds = torch.tensor([item.chunk.piece.seed for item in work], device=device)
+        starts = torch.tensor([FRAMES_PER_TOKEN * item.chunk.start for item in work], device=device)
+        frames = FRAMES_PER_TOKEN * prompt, starts, FRAMES_PER_TOKEN * (longest - prompt)
+        return flow_noise(seeds, *frames, self._model.spec.mel_bins)
 
 
 class ChunkedMels:

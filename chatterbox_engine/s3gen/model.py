@@ -1,16 +1,26 @@
 """S3Gen's two networks on one device."""
 
+import logging
 from typing import Any
 
 import torch
 
+from chatterbox_engine.accel.compile import compiled
+from chatterbox_engine.accel.device import set_convolutions
+from chatterbox_engine.accel.graphs import Graphs, Recurring
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen import vocoder
 from chatterbox_engine.s3gen.flow import Flow
 from chatterbox_engine.s3gen.native_solver import NativeSolver
+from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.s3gen.vocoder import Vocoder
 from chatterbox_engine.spec import S3GenSpec, VocosSpec
 from chatterbox_engine.weights import Weights, load
+
+logger = logging.getLogger(__name__)
+
+_MOST_GRAPHS = 96
+"""Captured: of an Euler step some 1,500 kernels, of the others fewer."""
 
 
 class S3GenModel:
@@ -32,8 +42,11 @@ class S3GenModel:
         load(flow, weights, "flow.", dtype)
         self.spec = spec
         self.flow = flow.to(device)
+        if device.type == "cuda":
+            set_convolutions(switches.precision)
+        self.graphs = Graphs(device, switches.cuda_graphs, _MOST_GRAPHS)
         self.vocoder: Vocoder[Any, Any] = (
-            vocoder.hift(spec, weights, device, switches)
+            vocoder.hift(spec, weights, device, switches, self.graphs)
             if vocos is None
             else vocoder.vocos(*vocos, spec.mel_bins, device)
         )
@@ -42,10 +55,31 @@ class S3GenModel:
         self.dtype = dtype
         estimator = flow.decoder.estimator
         rounded = dtype == torch.bfloat16 or switches.precision == "auto"  # the kernels compute in 16 bits
-        if switches.cpu_kernels == "auto" and rounded and NativeSolver.runs(estimator, spec):
+        plain = switches.cpu_kernels == "plain" or switches.compile != "off"
+        if rounded and not plain and NativeSolver.runs(estimator, spec):
             flow.solver = NativeSolver(estimator, spec)
+        if self.graphs.enabled:
+            flow.solver = EulerSolver(estimator, spec, self.graphs)
+            flow.captured = Recurring("encoder", flow.encode, self.graphs)
+        if switches.compile != "off":
+            self._compile(switches)
+
+    def _compile(self, switches: S3GenSwitches) -> None:
+        if switches.goes_on(self.spec.chunked):
+            logger.warning("s3gen.compile: chunked attention keeps tensors between calls; the flow runs eagerly.")
+            return
+        for block in self.flow.decoder.estimator.blocks():
+            block.forward = compiled(block.forward, switches.compile, "the flow's blocks")
+
+    @property
+    def kernels(self) -> str:
+        """What the flow runs on, in words."""
+        if isinstance(self.flow.solver, NativeSolver):
+            return "the engine's own CPU kernels"
+        return f"{'CUDA graphs of ' if self.graphs.enabled else ''}PyTorch's operators"
 
     def to(self, device: torch.device) -> None:
         """Move the weights."""
+        self.graphs.clear()
         self.flow.to(device)
         self.vocoder.network.to(device)

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from chatterbox_engine.accel.graphs import Graphs, Recurring
 from chatterbox_engine.s3gen.estimator import Estimator
 from chatterbox_engine.s3gen.past import Before, Continuation, Past
 from chatterbox_engine.spec import S3GenSpec
 
 Kept = TypeVar("Kept", bound="SolverPast")
+
+_PADDED_FRAMES = 64
+"""A shape that has not come before is padded to a multiple of so many."""
 
 
 class SolverPast(Protocol):
@@ -75,19 +80,30 @@ class EulerSolver:
 
     With guidance (Ho and Salimans, 2207.12598): rows with all conditions, then the same rows with none. A mean-flow
     model has it distilled into it.
+
+    With graphs, one Euler step is captured for each shape that comes again, as those of a schedule's chunks do. The
+    others, mostly an utterance's last, are padded to one of a few lengths, which are.
     """
 
-    def __init__(self, estimator: Estimator, spec: S3GenSpec) -> None:
+    def __init__(self, estimator: Estimator, spec: S3GenSpec, graphs: Graphs | None = None) -> None:
         self._estimator = estimator
         self._spec = spec
+        self._captured = None if graphs is None or not graphs.enabled else Recurring("euler", self._stepped, graphs)
 
     def __call__(
         self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int, *, ends: Tensor | None = None
     ) -> Tensor:
+        frames = x.shape[2]
+        captured = self._captured
+        if captured is not None and captured.enabled and (ends is not None or not captured.recurs(x)):
+            if ends is None:
+                ends = torch.full((len(x),), frames, device=x.device)
+            padding = -frames % _PADDED_FRAMES
+            x, mu, cond = (F.pad(given, (0, padding)) for given in (x, mu, cond))
         mask = None
         if ends is not None:
             mask = (torch.arange(x.shape[2], device=ends.device) < ends[:, None])[:, None]
-        return self.solve(x, mask, mu, speaker, cond, [None] * steps)
+        return self.solve(x, mask, mu, speaker, cond, [None] * steps)[:, :, :frames]
 
     def begin(self, steps: int) -> SolverPast:
         return EulerPast([Past() for _ in range(steps)])
@@ -103,19 +119,32 @@ class EulerSolver:
         self, x: Tensor, mask: Tensor | None, mu: Tensor, speaker: Tensor, cond: Tensor, before: Sequence[Before | None]
     ) -> Tensor:
         """`before`: what came before x's frames, for each step. `mask`: as the estimator has it."""
-        estimator, spec = self._estimator, self._spec
-        times = step_times(spec, len(before), x.device)
-        steps = zip(embedded_times(estimator, spec, times).split(1), times.diff(), before, strict=True)
-        if spec.meanflow:
-            for time, step, past in steps:
-                x = x + step * estimator.velocity(x.to(mu.dtype), mask, mu, time, speaker, cond, past).to(x.dtype)
-            return x
+        times = step_times(self._spec, len(before), x.device)
+        embedded = embedded_times(self._estimator, self._spec, times)
+        for time, step, past in zip(embedded.split(1), times.diff(), before, strict=True):
+            given = x, mask, mu, time, step, speaker, cond
+            x = self._stepped(*given, past) if past is not None or self._captured is None else self._captured(*given)
+        return x
+
+    def _stepped(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        mu: Tensor,
+        time: Tensor,
+        step: Tensor,
+        speaker: Tensor,
+        cond: Tensor,
+        before: Before | None = None,
+    ) -> Tensor:
+        """x after one step of so long."""
+        velocity = self._estimator.velocity
+        if self._spec.meanflow:
+            return x + step * velocity(x.to(mu.dtype), mask, mu, time, speaker, cond, before).to(x.dtype)
         mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
         if mask is not None:
             mask = mask.repeat(2, 1, 1)
-        rate = spec.cfg_rate
-        for time, step, past in steps:
-            rows = x.to(mu.dtype).repeat(2, 1, 1)
-            given, free = estimator.velocity(rows, mask, mu, time, speaker, cond, past).to(x.dtype).chunk(2)
-            x = x + step * ((1 + rate) * given - rate * free)
-        return x
+        rows = x.to(mu.dtype).repeat(2, 1, 1)
+        given, free = velocity(rows, mask, mu, time, speaker, cond, before).to(x.dtype).chunk(2)
+        rate = self._spec.cfg_rate
+        return x + step * ((1 + rate) * given - rate * free)

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from chatterbox_engine.accel.graphs import Graphs, Recurring
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen import hift_stream, vocos_stream
 from chatterbox_engine.s3gen.hift import HiFT
@@ -43,7 +44,7 @@ class Vocoder(Generic[Network, Stream]):
 
 
 def hift(
-    spec: S3GenSpec, weights: Weights, device: torch.device, switches: S3GenSwitches
+    spec: S3GenSpec, weights: Weights, device: torch.device, switches: S3GenSwitches, graphs: Graphs
 ) -> Vocoder[HiFT, hift_stream.HiFTStream]:
     """The model's own. Raises ModelUnavailable."""
     network = HiFT(spec.hift, spec.mel_bins)  # small, and with buffers of its own
@@ -57,6 +58,8 @@ def hift(
         network.cast_decoder(torch.bfloat16)
     elif wanted == "bf16x3":
         logger.warning("hift_precision: bf16x3 needs a CPU with AMX and s3gen.cpu_kernels auto; HiFT stays in fp32.")
+    if graphs.enabled:
+        network.captured = Recurring("hift", network.convolve, graphs)
     return Vocoder(network, hift_stream.HiFTStream, hift_stream.advance)
 
 

@@ -45,6 +45,7 @@ class Batch:
         self.cfg_weight = torch.zeros(count, 1, device=device)
         self.seen = torch.zeros(count, spec.speech_vocab, dtype=torch.bool, device=device)
         """Tokens whose repetition costs."""
+        self._no, self._yes = torch.tensor([False, True], device=device)
         self.filters = Filters(
             repetition_penalty=torch.ones(count, 1, device=device),
             temperature=torch.ones(count, 1, device=device),
@@ -86,8 +87,8 @@ class Batch:
     def advance(self, slots: Tensor, drawn: Tensor, first: bool) -> None:
         """Each slot has drawn a token. `first`: its first, after which the GPT-2s forget the start token."""
         if first and self.spec.penalty_last:
-            self.seen[slots, self.spec.start_speech] = False
-        self.seen[slots, drawn] = True
+            self.seen[slots, self.spec.start_speech] = self._no
+        self.seen[slots, drawn] = self._yes  # a Python bool would be copied from the host, which no graph can hold
         self.tokens[slots] = drawn
         one = (slots != self.nobody).long()
         self.steps[slots] += one

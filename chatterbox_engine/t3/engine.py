@@ -69,7 +69,7 @@ class T3Engine(Worker):
     def __init__(
         self, model: T3Model, switches: T3Switches, max_waiting: int = 1024, idle_s: float | None = None
     ) -> None:
-        super().__init__("t3", idle_s)
+        super().__init__("t3", idle_s, model.device, urgent=True)
         self._model = model
         self._switches = switches
         guard = switches.alignment_guard

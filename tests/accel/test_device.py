@@ -5,7 +5,7 @@ import torch
 
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel.cpu_linear import packs_bf16
-from chatterbox_engine.accel.device import pick_device, s3gen_dtype, t3_dtype
+from chatterbox_engine.accel.device import pick_device, s3gen_dtype, set_convolutions, t3_dtype
 from chatterbox_engine.errors import InvalidRequest
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -45,6 +45,23 @@ def test_number_formats(caplog: pytest.LogCaptureFixture) -> None:
     ]  # fmt: skip
     assert t3_dtype("tf32", CPU) == torch.float32
     assert "tf32" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float32)]
+)
+def test_s3gen_in_bf16_where_a_gpu_multiplies_it(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert s3gen_dtype("auto", CUDA) == dtype
+
+
+def test_convolutions_in_fp32_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for wanted, rounded in (("fp32", False), ("tf32", True), ("bf16", False)):
+        set_convolutions(wanted)
+        assert torch.backends.cudnn.allow_tf32 == rounded
 
 
 def test_what_overflows_is_refused() -> None:
