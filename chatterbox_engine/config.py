@@ -46,6 +46,9 @@ class T3Switches(_Switches):
     cpu_kernels: CpuKernels = "auto"
     """On a CPU, in bf16. auto: the engine's own (AVX2, AVX512 or AMX), a whole step in one call; packed:
     PyTorch's, over weights that oneDNN has laid out; plain: PyTorch's over weights as they are."""
+    gpu_kernels: Literal["auto", "plain"] = "auto"
+    """On a GPU. auto: the engine's own (Triton) between a step's products, where the cache is not in 8 bits and nothing
+    is compiled; plain: PyTorch's."""
     voice_prefix: Literal["off", "embeddings", "kv"] = "kv"
     """What is kept of a voice's conditioning: nothing, its embeddings, or its keys and values too."""
     max_streams: int = Field(8, ge=1, le=1024)

@@ -17,6 +17,8 @@ from tests.kernels import SETS, kernel_set
 from tests.service import service  # noqa: F401  (a fixture)
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # heeded as Triton is imported, by whomever
 torch.set_num_threads(2)
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")

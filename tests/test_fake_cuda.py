@@ -61,7 +61,7 @@ def t3(checkpoint: Checkpoint, **switches: object) -> tuple[T3Engine, T3Voice]:
     )
     model.to(CUDA)
     guard = "on" if spec.alignment_guard else "auto"
-    given = T3Switches(max_streams=2, max_positions=POSITIONS, alignment_guard=guard, **switches)  # type: ignore[arg-type]
+    given = T3Switches(max_streams=2, max_positions=POSITIONS, alignment_guard=guard, gpu_kernels="plain", **switches)  # type: ignore[arg-type]  # fmt: skip
     engine = T3Engine(model, given)
     voice = T3Voice("v", torch.zeros(1, spec.speaker_width), torch.zeros(1, 40, dtype=torch.int64))
     return engine, voice

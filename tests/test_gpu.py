@@ -59,6 +59,28 @@ def test_captured_steps_are_the_eager_ones(warmup: str) -> None:
     assert torch.equal(eager, captured)
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_the_engines_own_kernels_draw_the_tokens_that_pytorchs_do(graphs: bool) -> None:
+    own, plain = (
+        tokens_of(
+            EngineConfig.profile(
+                "balanced",
+                watermark=False,
+                t3={"precision": "fp32", "cuda_graphs": graphs, "gpu_kernels": kernels},
+            )
+        )
+        for kernels in ("auto", "plain")
+    )
+    assert torch.equal(own, plain)
+
+
+def test_the_engines_own_kernels_run_here() -> None:
+    config = EngineConfig.profile("balanced", watermark=False)
+    tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="dummy:tiny")
+    assert tts._t3.engine.runner.kernels == "CUDA graphs of the engine's own GPU kernels"
+    tts.close()
+
+
 def test_a_capture_takes_place() -> None:
     config = EngineConfig.profile("balanced", watermark=False, warmup="full", t3={"max_streams": 2})
     tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="dummy:tiny")

@@ -154,7 +154,7 @@ class T3Model(nn.Module):
             x = layer.finish(x, attended.transpose(1, 2).flatten(2))
             if aligned:
                 heads = [head for place_, head in self.spec.aligned_heads if place_ == index]
-                followed += [_attention(q[:, head], keys[:, head], mask, causal) for head in heads]
+                followed += [attention_of(q[:, head], keys[:, head], mask, causal) for head in heads]
         return self.norm(x), torch.stack(followed).mean(dim=0) if followed else None
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class T3Model(nn.Module):
         return self.speech_head(hidden).float()
 
 
-def _attention(q: Tensor, keys: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def attention_of(q: Tensor, keys: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """One head's attention: q (R, C, D), keys (R, L, D) -> (R, C, L) fp32; computed beside the fused kernel."""
     scores = torch.matmul(q, keys.transpose(1, 2)).float() / q.shape[-1] ** 0.5
     if causal:

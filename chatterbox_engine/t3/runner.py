@@ -16,6 +16,7 @@ from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.native_step import NativeStep
 from chatterbox_engine.t3.sampling import draw, draw_natively, draw_reference, guide, process
+from chatterbox_engine.t3.triton_step import TritonStep
 
 Shape = tuple[int, int, int, bool]
 """Of a decode step: rows, slots that draw, places read, and whether a filter needs the logits sorted."""
@@ -57,6 +58,8 @@ class Runner:
         self.graphs = Graphs(self.device, switches.cuda_graphs and not switches.exact)
         self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)
         self._native = NativeStep(model, self.cache) if NativeStep.runs(model) else None
+        plain = switches.gpu_kernels == "plain" or switches.compile != "off" or switches.exact
+        self._triton = None if plain else TritonStep.of(model, self.cache)
         kernels = None if self._native is None else self._native.kernels
         wanted, free = switches.word_timings, self._native is not None
         follows = guard or (bool(model.spec.aligned_heads) and (wanted == "on" or (wanted == "auto" and free)))
@@ -76,6 +79,8 @@ class Runner:
         if self._native is not None:
             return "the engine's own CPU kernels"
         captured = "CUDA graphs of " if self.graphs.enabled else ""
+        if self._triton is not None:
+            return f"{captured}the engine's own GPU kernels"
         return f"{captured}PyTorch's operators, {self._attention.name} attention"
 
     def rest(self) -> None:
@@ -239,19 +244,22 @@ class Runner:
         owners = self._index[0, :rows]
         positions = batch.lengths[owners][:, None]
         mask = None
-        if masked and self._native is None:
+        follows = batch.guard is not None
+        if masked and self._native is None and (self._triton is None or follows):
             mask = torch.arange(length, device=self.device) <= positions[:, None, :, None]
         x = self.model.embed_speech(batch.tokens[owners], batch.steps[owners])
         attention: Tensor | None
         if self._native is not None:
-            hidden, attention = self._native(
-                self.model.placed(x, positions[:, 0]), positions[:, 0], first_row, length, batch.guard is not None
-            )
+            placed = self.model.placed(x, positions[:, 0])
+            hidden, attention = self._native(placed, positions[:, 0], first_row, length, follows)
+        elif self._triton is not None:
+            placed = self.model.placed(x, positions[:, 0])
+            hidden, attention = self._triton(placed, positions[:, 0], first_row, length, mask)
         else:
             with self._attention():
                 made, attention = self.model(
                     x[:, None], positions, self.cache, torch.arange(first_row, first_row + rows, device=self.device),
-                    slice(first_row, first_row + rows), length, mask, causal=False, aligned=batch.guard is not None,
+                    slice(first_row, first_row + rows), length, mask, causal=False, aligned=follows,
                 )  # fmt: skip
             hidden = made[:, 0]
         index = self._index[1:, :slots]
@@ -279,9 +287,12 @@ class Runner:
             followed = attention.index_select(0, conditioned)
             places = (batch.guard.apply(guided, followed, slots, batch.tokens[slots]),)
         penalty_last = self.model.spec.penalty_last
-        if self._native is not None and generators is None and not (sort or penalty_last):
-            state = batch.seen, batch.filters, batch.seeds, batch.steps
+        fused = generators is None and not (sort or penalty_last)
+        state = batch.seen, batch.filters, batch.seeds, batch.steps
+        if fused and self._native is not None:
             drawn = draw_natively(self._native.kernels, guided, slots, *state)
+        elif fused and self._triton is not None:
+            drawn = self._triton.draw(guided, slots, *state)
         else:
             filters = batch.filters_of(slots)
             probabilities = process(guided, batch.seen[slots], filters, sort=sort, penalty_last=penalty_last)

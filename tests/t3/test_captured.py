@@ -1,6 +1,6 @@
 """T3 with captured steps draws the tokens that it draws without: steps filled up with nobody, rows that come and go."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -45,13 +45,15 @@ def pair(request: pytest.FixtureRequest) -> Iterator[list[tuple[T3Engine, T3Voic
         engine.stop()
 
 
-def drawn(engine: T3Engine, voice: T3Voice) -> list[list[int]]:
-    streams = [engine.submit(list(range(1, 2 * wanted)), voice, own, wanted) for wanted, own in REQUESTS]
+def drawn(
+    engine: T3Engine, voice: T3Voice, requests: Sequence[tuple[int, SamplingParams]] = REQUESTS
+) -> list[list[int]]:
+    streams = [engine.submit(list(range(1, 2 * wanted)), voice, own, wanted) for wanted, own in requests]
     found = []
-    for stream, (wanted, _) in zip(streams, REQUESTS, strict=True):
+    for stream, (wanted, _) in zip(streams, requests, strict=True):
         tokens: list[int] = []
         while len(tokens) < wanted:
-            read, final = stream.read(wanted, timeout=30)
+            read, final = stream.read(wanted, timeout=120)
             tokens += read
             if final:
                 break

@@ -1,0 +1,149 @@
+"""A decode step's transformer by the GPU's own kernels: a third of the launches that PyTorch's operators take."""
+
+import logging
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chatterbox_engine.accel.noise import Domain
+from chatterbox_engine.t3.kv_cache import KVCache
+from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
+from chatterbox_engine.t3.model import T3Model, attention_of
+from chatterbox_engine.t3.sampling import Filters
+
+logger = logging.getLogger(__name__)
+
+_PLACES = 128
+"""Of the cache in one go."""
+_NUMBERS = 1024
+"""Of the MLP in one program."""
+_KEY = 0x9E3779B9 * (2 * int(Domain.SAMPLING) + 1)
+
+
+class TritonStep:
+    """`T3Model.forward` for one new position of each row, and the draw, over a cache in the model's own numbers."""
+
+    def __init__(self, model: T3Model, cache: KVCache, kernels: ModuleType) -> None:
+        """`kernels`: the module `triton_kernels`."""
+        self._model = model
+        self._cache = cache
+        self._kernels = kernels
+
+    @classmethod
+    def of(cls, model: T3Model, cache: KVCache) -> "TritonStep | None":
+        """None where it does not fit the model and its cache, or does not run here, which is said."""
+        width = model.spec.head_width
+        if model.device.type != "cuda" or cache.quantised or width & (width - 1):
+            return None
+        try:
+            from chatterbox_engine.t3 import triton_kernels
+
+            step = cls(model, cache, triton_kernels)
+            step.try_out()
+        except Exception as error:  # of the compiler, whose exceptions have no common class
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            logger.warning("gpu_kernels: T3's could not be compiled (%s); PyTorch's operators run.", reason)
+            return None
+        return step
+
+    def try_out(self) -> None:
+        """Run every kernel once, over nobody's places."""
+        device, spec = self._model.device, self._model.spec
+        nobody = torch.full((1,), self._cache.scratch, device=device)
+        self(torch.zeros(1, spec.width, dtype=self._model.dtype, device=device), nobody, 0, 1)
+        if not spec.penalty_last:
+            zero = torch.zeros(1, dtype=torch.int64, device=device)
+            one = torch.ones(1, 1, device=device)
+            seen = torch.zeros(1, spec.speech_vocab, dtype=torch.bool, device=device)
+            filters = Filters(one, one, one, one.double(), zero[:, None])
+            self.draw(torch.zeros(1, spec.speech_vocab, device=device), zero, seen, filters, zero, zero)
+
+    def __call__(
+        self, x: Tensor, positions: Tensor, first_row: int, length: int, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (R, W), which is overwritten, at positions (R,) of the rows from first_row on, of which the first `length`
+        places are read.
+
+        Returns the normed hidden states (R, W) and, with the `mask` (R, 1, 1, length) of what each row sees, the
+        attention (R, 1, length) of the aligned heads, averaged.
+        """
+        model, spec = self._model, self._model.spec
+        x = x.contiguous()
+        delta: Tensor | None = None
+        followed: list[Tensor] = []
+        rows = slice(first_row, first_row + len(x))
+        for index, layer in enumerate(model.layers):
+            assert isinstance(layer, LlamaLayer | GPT2Layer)
+            q = self._place(layer.qkv(self._normed(x, delta, layer.attention_norm)), index, positions, first_row)
+            delta = layer.out(self._attended(q, index, positions, first_row, length))
+            if mask is not None:
+                keys = self._cache.read(index, rows, length)[0]
+                heads = [head for place, head in spec.aligned_heads if place == index]
+                followed += [attention_of(q[:, None, head], keys[:, head], mask, False) for head in heads]
+            normed = self._normed(x, delta, layer.mlp_norm)
+            if isinstance(layer, LlamaLayer):
+                delta = layer.down(self._gated(layer.gate_up(normed)))
+            else:
+                delta = layer.down(F.gelu(layer.up(normed), approximate="tanh"))
+        return self._normed(x, delta, model.norm), torch.stack(followed).mean(dim=0) if followed else None
+
+    def draw(
+        self, logits: Tensor, slots: Tensor, seen: Tensor, filters: Filters, seeds: Tensor, steps: Tensor
+    ) -> Tensor:
+        """`process` and `draw` in one launch, where nothing is sorted and the penalty comes first: tokens (S,).
+
+        logits (S, V), contiguous; the rest has a row for every slot, of which slots (S,) are meant. The token is the
+        same one unless two are as close as roundings.
+        """
+        drawn = torch.empty_like(slots)
+        vocabulary = logits.shape[1]
+        self._kernels.draw[(len(slots),)](
+            logits, slots, seen, filters.repetition_penalty, filters.temperature, filters.min_p, seeds, steps, drawn,
+            vocabulary, KEY=_KEY, BLOCK=_power_of_two(vocabulary), num_warps=16,
+        )  # fmt: skip
+        return drawn
+
+    def _normed(self, x: Tensor, delta: Tensor | None, norm: nn.Module) -> Tensor:
+        """x (R, W) += delta, in place; returns its norm."""
+        out = torch.empty_like(x)
+        bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
+        self._kernels.add_norm[(len(x),)](
+            x, x if delta is None else delta, norm.weight, x if bias is None else bias, out, self._model.spec.norm_eps,
+            x.shape[1], ADDS=delta is not None, CENTRED=bias is not None, BLOCK=_power_of_two(x.shape[1]),
+        )  # fmt: skip
+        return out
+
+    def _place(self, qkv: Tensor, layer: int, positions: Tensor, first_row: int) -> Tensor:
+        """qkv (R, 3 H D) -> queries (R, H, D); keys and values go to the cache."""
+        model, spec = self._model, self._model.spec
+        queries = qkv.new_empty(len(qkv), spec.heads, spec.head_width)
+        cache = self._cache.store[layer][:, first_row:]
+        self._kernels.place[(len(qkv), spec.heads)](
+            qkv, model.cos, model.sin, positions, queries, cache, *cache.stride()[:3],
+            TURNS=spec.backbone == "llama", HEADS=spec.heads, WIDTH=spec.head_width, num_warps=1,
+        )  # fmt: skip
+        return queries
+
+    def _attended(self, q: Tensor, layer: int, positions: Tensor, first_row: int, length: int) -> Tensor:
+        """Queries (R, H, D) -> (R, H D)."""
+        spec = self._model.spec
+        out = torch.empty_like(q)
+        cache = self._cache.store[layer][:, first_row:]
+        self._kernels.attend[(len(q), spec.heads)](
+            q, cache, positions, out, *cache.stride()[:3], length, spec.head_width**-0.5,
+            HEADS=spec.heads, WIDTH=spec.head_width, BLOCK=_PLACES, num_warps=8,
+        )  # fmt: skip
+        return out.flatten(1)
+
+    def _gated(self, gate_up: Tensor) -> Tensor:
+        rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+        out = gate_up.new_empty(rows, width)
+        self._kernels.gate[(rows, -(-width // _NUMBERS))](gate_up, out, width, BLOCK=_NUMBERS)
+        return out
+
+
+def _power_of_two(count: int) -> int:
+    """The least that is not below."""
+    return 1 << (count - 1).bit_length()
