@@ -70,14 +70,16 @@ bench() {
 }
 
 mapfile -t tests < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-step tests 120 "$python" -m pytest -q --noconftest -p no:cacheprovider -m gpu "${tests[@]}"
-bench bandwidth 40 bandwidth
-bench t3 100 t3 --no-reference "${t3[@]}"
-bench syncs 60 syncs "${syncs[@]}"
-bench t3-int8 50 t3 --no-reference --switch t3.quantization=int8 "${t3[@]}"
+step tests 130 "$python" -m pytest -q --noconftest -p no:cacheprovider -m gpu "${tests[@]}"
+bench bandwidth 30 bandwidth
+bench t3 80 t3 --no-reference "${t3[@]}"
+bench syncs 40 syncs "${syncs[@]}"
 bench s3gen 60 s3gen --no-reference "${s3gen[@]}"
 bench e2e 50 e2e --switch watermark=false "${e2e[@]}"
-bench low-vram 50 e2e --profile low-vram --switch watermark=false "${e2e[@]}"
+bench low-vram 40 e2e --profile low-vram --switch watermark=false "${e2e[@]}"
+bench t3-int8 40 t3 --no-reference --switch t3.quantization=int8 "${t3[@]}"
+bench t3-plain 40 t3 --no-reference --switch t3.gpu_kernels=plain "${t3[@]}"
+bench s3gen-eager 30 s3gen --no-reference --switch s3gen.cuda_graphs=false "${s3gen[@]}"
 
 cat "$work/last"
 awk -F '\t' '$2 != 0 {failed = 1} END {exit failed}' "$work/steps.tsv"

@@ -6,15 +6,22 @@ finaliser (C. Wellons, hash-prospector) and turned into uniform, exponential or 
 """
 
 import ctypes
+import logging
 import math
 from enum import IntEnum
+from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from chatterbox_engine.accel import native
 
+logger = logging.getLogger(__name__)
+
 _MASK = 0xFFFFFFFF
+_BLOCK = 1024
+"""Numbers that one program of a GPU makes."""
 
 
 class Domain(IntEnum):
@@ -41,9 +48,14 @@ def _mix(word: Tensor) -> Tensor:
     return word ^ ((word >> 16) & 0xFFFF)
 
 
+def key_of(domain: Domain, lane: int) -> int:
+    """Sets the numbers of a domain's lane apart from all others."""
+    return 0x9E3779B9 * (2 * int(domain) + lane + 1)
+
+
 def _words(seeds: Tensor, domain: Domain, places: Tensor, lane: int) -> Tensor:
     """Hash of (seed, domain, place, lane): seeds (B,) and places (B, N) int64 -> (B, N) int64 below 2**32."""
-    key = _mix(_low(seeds + 0x9E3779B9 * (2 * int(domain) + lane + 1)))
+    key = _mix(_low(seeds + key_of(domain, lane)))
     key = _mix(key ^ _low(seeds >> 32))[:, None]
     high = _mix(key ^ _low(places >> 32))
     return _mix(_mix(_low(places) ^ high) + key).long() & _MASK
@@ -69,8 +81,10 @@ def normal(seeds: Tensor, domain: Domain, places: Tensor) -> Tensor:
 def normals(seeds: Tensor, domain: Domain, starts: Tensor, count: int) -> Tensor:
     """Standard normal float32 numbers at the `count` places from `starts` on: (B,), (B,) int64 -> (B, count).
 
-    On a CPU by the engine's own kernels where they run; those differ from `normal` by roundings alone.
+    By the engine's own kernels where they run; those differ from `normal` by roundings alone.
     """
+    if seeds.device.type == "cuda" and (gpu := _gpu_kernels()) is not None:
+        return normals_by(gpu, seeds, domain, starts, count)
     kernels = native.kernels() if seeds.device.type == "cpu" else None
     if kernels is None:
         return normal(seeds, domain, starts[:, None] + torch.arange(count, device=seeds.device))
@@ -80,6 +94,33 @@ def normals(seeds: Tensor, domain: Domain, starts: Tensor, count: int) -> Tensor
         ctypes.c_int64(count), native.pointer(made),
     )  # fmt: skip
     return made
+
+
+def normals_by(kernels: ModuleType, seeds: Tensor, domain: Domain, starts: Tensor, count: int) -> Tensor:
+    """`normals` by the module `triton_noise`."""
+    made = torch.empty(len(seeds), count, device=seeds.device)
+    if count:
+        kernels.normals[(-(-count // _BLOCK), len(seeds))](
+            seeds.contiguous(), starts.contiguous(), made, count,
+            RADIUS=key_of(domain, 0), ANGLE=key_of(domain, 1), BLOCK=_BLOCK,
+        )  # fmt: skip
+    return made
+
+
+@cache
+def _gpu_kernels() -> ModuleType | None:
+    """Tried once; None where they do not run, which is said."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        from chatterbox_engine.accel import triton_noise
+
+        zero = torch.zeros(1, dtype=torch.int64, device="cuda")
+        normals_by(triton_noise, zero, Domain.FLOW, zero, 1)
+    except Exception as error:  # of the compiler, whose exceptions have no common class
+        logger.warning("The GPU's own noise could not be compiled (%s); PyTorch's operators make it.", error)
+        return None
+    return triton_noise
 
 
 def derive_seed(seed: int, index: int) -> int:

@@ -7,6 +7,8 @@ head of one row; sums are in fp32, and what is stored is rounded once. Importing
 import triton
 import triton.language as tl
 
+from chatterbox_engine.accel.triton_noise import uniform
+
 
 @triton.jit
 def add_norm(x, delta, weight, bias, out, eps, width, ADDS: tl.constexpr, CENTRED: tl.constexpr, BLOCK: tl.constexpr):
@@ -107,22 +109,12 @@ def gate(gate_up, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _mix(word):
-    """accel/noise.py's, of uint32."""
-    word = word ^ (word >> 16)
-    word = word * 0x7FEB352D
-    word = word ^ (word >> 15)
-    word = word * 0x846CA68B
-    return word ^ (word >> 16)
-
-
-@triton.jit
 def draw(
     logits, slots, seen, penalties, temperatures, min_p, seeds, steps, drawn, vocabulary,
     KEY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`sampling.process` and `sampling.draw` of logits (S, vocabulary), where nothing is sorted, the penalty first.
-    Of seen, ..., steps the rows of `slots` (S,) are meant. KEY: of `noise.Domain.SAMPLING`."""
+    Of seen, ..., steps the rows of `slots` (S,) are meant. KEY: `noise.key_of`."""
     row = tl.program_id(0)
     slot = tl.load(slots + row)
     token = tl.arange(0, BLOCK)
@@ -136,10 +128,7 @@ def draw(
     kept = share >= tl.load(min_p + slot)  # of the likeliest, whose share is 1
     seed = tl.load(seeds + slot)
     step = tl.load(steps + slot)
-    key = _mix((seed + KEY).to(tl.uint32))
-    key = _mix(key ^ (seed >> 32).to(tl.uint32))
-    at = step * vocabulary + token.to(tl.int64)
-    word = _mix(_mix(at.to(tl.uint32) ^ _mix(key ^ (at >> 32).to(tl.uint32))) + key)
-    noise = -tl.log((word.to(tl.float64) + 0.5) / 4294967296.0)
+    place = step * vocabulary + token.to(tl.int64)
+    noise = -tl.log(uniform(seed, place, KEY))
     race = tl.where(kept & inside, share / noise.to(tl.float32), -1.0)
     tl.store(drawn + row, tl.argmax(race, axis=0).to(tl.int64))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatterbox_engine.accel.noise import Domain
+from chatterbox_engine.accel.noise import Domain, key_of
 from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model, attention_of
@@ -19,7 +19,6 @@ _PLACES = 128
 """Of the cache in one go."""
 _NUMBERS = 1024
 """Of the MLP in one program."""
-_KEY = 0x9E3779B9 * (2 * int(Domain.SAMPLING) + 1)
 
 
 class TritonStep:
@@ -41,7 +40,8 @@ class TritonStep:
             from chatterbox_engine.t3 import triton_kernels
 
             step = cls(model, cache, triton_kernels)
-            step.try_out()
+            with torch.cuda.device(model.device):  # Triton launches on the thread's own
+                step.try_out()
         except Exception as error:  # of the compiler, whose exceptions have no common class
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning("gpu_kernels: T3's could not be compiled (%s); PyTorch's operators run.", reason)
@@ -101,7 +101,7 @@ class TritonStep:
         vocabulary = logits.shape[1]
         self._kernels.draw[(len(slots),)](
             logits, slots, seen, filters.repetition_penalty, filters.temperature, filters.min_p, seeds, steps, drawn,
-            vocabulary, KEY=_KEY, BLOCK=_power_of_two(vocabulary), num_warps=16,
+            vocabulary, KEY=key_of(Domain.SAMPLING, 0), BLOCK=_power_of_two(vocabulary), num_warps=16,
         )  # fmt: skip
         return drawn
 

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from chatterbox_engine.accel.noise import Domain, derive_seed, exponential, normal, normals, uniform
+from chatterbox_engine.accel.noise import (
+    Domain,
+    derive_seed,
+    exponential,
+    normal,
+    normals,
+    normals_by,
+    uniform,
+)
+from tests.interpreted import DEVICE, interpreted
 
 KINDS: list[Callable[[Tensor, Domain, Tensor], Tensor]] = [uniform, exponential, normal]
 seeds = st.integers(0, 2**63 - 1)
@@ -136,3 +145,19 @@ def test_pieces_have_seeds_of_their_own(seed: int) -> None:
     assert len(set(derived)) == len(derived)
     assert all(0 <= each < 2**63 for each in derived)
     assert derived == [derive_seed(seed, index) for index in range(12)]
+
+
+@given(
+    streams=st.lists(st.tuples(seeds, st.integers(0, 2**45)), min_size=1, max_size=3),
+    count=st.sampled_from((0, 1, 100, 1500)),
+    domain=domains,
+)
+@settings(max_examples=20)
+def test_a_gpus_kernel_makes_the_same_numbers(streams: list[tuple[int, int]], count: int, domain: Domain) -> None:
+    own, starts = (torch.tensor([stream[which] for stream in streams], device=DEVICE) for which in (0, 1))
+    with interpreted():
+        from chatterbox_engine.accel import triton_noise
+
+        made = normals_by(triton_noise, own, domain, starts, count)
+    expected = normal(own, domain, starts[:, None] + torch.arange(count, device=DEVICE))
+    torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)

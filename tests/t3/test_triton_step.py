@@ -6,11 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 
+from chatterbox_engine.accel.noise import Domain, key_of
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3 import runner
 from chatterbox_engine.t3.kv_cache import KVCache
@@ -19,12 +19,11 @@ from chatterbox_engine.t3.sampling import Filters, draw, process
 from chatterbox_engine.t3.triton_step import TritonStep
 from chatterbox_engine.types import SamplingParams
 from chatterbox_engine.weights import RandomWeights
+from tests.interpreted import DEVICE, interpreted
 from tests.rerun import Rerun
 from tests.t3.test_captured import drawn, started
 from tests.t3.test_native_step import GPT2, LLAMA
 
-triton = pytest.importorskip("triton", reason="there is no Triton for this system")
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS, PLACES = 4, 300
 VOCABULARY = 8194
 FEW = [(8, SamplingParams(seed=1, max_new_tokens=60)), (5, SamplingParams(seed=2, cfg_weight=0.0, max_new_tokens=60))]
@@ -33,18 +32,7 @@ FEW = [(8, SamplingParams(seed=1, max_new_tokens=60)), (5, SamplingParams(seed=2
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE.type == "cpu":
-            from triton.runtime import interpreter
-
-            own = interpreter._patch_lang_tensor
-
-            def patched(tensor: Any, scope: Any) -> None:
-                own(tensor, scope)
-                # Its numbers are arrays of one, which NumPy takes for no number any more.
-                scope.set_attr(tensor, "__index__", lambda number: int(number.handle.data.item()))
-
-            patch.setattr(interpreter, "_patch_lang_tensor", patched)
+    with interpreted():
         from chatterbox_engine.t3 import triton_kernels
 
         yield triton_kernels
@@ -147,10 +135,11 @@ import json, subprocess, sys, tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from chatterbox_engine.accel import triton_noise
 from chatterbox_engine.t3 import triton_kernels
 
 for name, types, constants, warps in json.load(sys.stdin):
-    kernel = getattr(triton_kernels, name)
+    kernel = getattr(triton_kernels, name, None) or getattr(triton_noise, name)
     given = {argument: types.get(argument, "constexpr") for argument in kernel.arg_names}
     places = {(kernel.arg_names.index(argument),): value for argument, value in constants.items()}
     for capability in (80, 90, 100):
@@ -182,6 +171,7 @@ def test_it_compiles_for_every_gpu_since_ampere() -> None:
         "logits": fp32, "slots": int64, "seen": "*i1", "penalties": fp32, "temperatures": fp32, "min_p": fp32,
         "seeds": int64, "steps": int64, "drawn": int64, "vocabulary": number,
     }  # fmt: skip
+    normals = {"seeds": int64, "starts": int64, "made": fp32, "count": number}
     kernels = [
         ("add_norm", norm, {"ADDS": True, "CENTRED": False, "BLOCK": 1024}, 4),
         ("add_norm", norm, {"ADDS": False, "CENTRED": True, "BLOCK": 1024}, 4),
@@ -189,7 +179,8 @@ def test_it_compiles_for_every_gpu_since_ampere() -> None:
         ("place", place, {"TURNS": False, **heads}, 1),
         ("attend", attend, {**heads, "BLOCK": 128}, 8),
         ("gate", {"gate_up": bf16, "out": bf16, "width": number}, {"BLOCK": 1024}, 4),
-        ("draw", draws, {"KEY": 3 * 0x9E3779B9, "BLOCK": 16384}, 16),
+        ("draw", draws, {"KEY": key_of(Domain.SAMPLING, 0), "BLOCK": 16384}, 16),
+        ("normals", normals, {"RADIUS": key_of(Domain.FLOW, 0), "ANGLE": key_of(Domain.FLOW, 1), "BLOCK": 1024}, 4),
     ]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ran = subprocess.run(
