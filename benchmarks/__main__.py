@@ -10,8 +10,8 @@ from types import ModuleType
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 
 _NAMES = (
-    "t3", "s3gen", "vocoder", "e2e", "ab", "scheduler", "deadlines", "streaming", "bandwidth", "syncs", "quality",
-    "overhead", "render",
+    "t3", "s3gen", "vocoder", "e2e", "ab", "scheduler", "deadlines", "listeners", "streaming", "bandwidth", "syncs",
+    "quality", "overhead", "render",
 )  # fmt: skip
 
 warnings.filterwarnings(

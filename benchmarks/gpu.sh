@@ -37,12 +37,16 @@ t3=(--streams 1,16,64 --tokens 32 --positions 300 --repeats 5 --first-repeats 3)
 syncs=(--tokens 50 --positions 300)
 s3gen=(--seconds 5,10 --batch 1,8 --repeats 3)
 e2e=(--repeats 5)
+listeners=(--listeners 1,32,80 --seconds 12)
+offline=(--streams 64 --repeats 2)
 if [[ $dry == --dry-run ]]; then
   model=demo device=cpu all_s=2650 patience=5 # whatever the CPU
   t3=(--streams 1,2 --tokens 8 --positions 120 --repeats 1 --first-repeats 1)
   syncs=(--tokens 8 --positions 120)
   s3gen=(--seconds 1 --batch 1,2 --repeats 1)
   e2e=(--tokens 15 --repeats 1)
+  listeners=(--listeners 1 --tokens 15 --seconds 1)
+  offline=(--streams 2 --tokens 15 --repeats 1)
 fi
 
 # step NAME LIMIT COMMAND...: a failure is kept, and the next step runs.
@@ -70,15 +74,17 @@ bench() {
 }
 
 mapfile -t tests < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-step tests 130 "$python" -m pytest -q --noconftest -p no:cacheprovider -m gpu "${tests[@]}"
-bench bandwidth 30 bandwidth
-bench t3 80 t3 --no-reference "${t3[@]}"
-bench syncs 40 syncs "${syncs[@]}"
-bench s3gen 60 s3gen --no-reference "${s3gen[@]}"
-bench e2e 50 e2e --switch watermark=false "${e2e[@]}"
-bench low-vram 40 e2e --profile low-vram --switch watermark=false "${e2e[@]}"
-bench t3-int8 40 t3 --no-reference --switch t3.quantization=int8 "${t3[@]}"
-bench t3-plain 40 t3 --no-reference --switch t3.gpu_kernels=plain "${t3[@]}"
+step tests 120 "$python" -m pytest -q --noconftest -p no:cacheprovider -m gpu "${tests[@]}"
+bench bandwidth 20 bandwidth
+bench t3 70 t3 --no-reference "${t3[@]}"
+bench syncs 30 syncs "${syncs[@]}"
+bench s3gen 50 s3gen --no-reference "${s3gen[@]}"
+bench e2e 40 e2e --switch watermark=false "${e2e[@]}"
+bench listeners 80 listeners --switch watermark=false "${listeners[@]}"
+bench offline 40 e2e --profile throughput --switch warmup=first --switch watermark=false "${offline[@]}"
+bench low-vram 30 e2e --profile low-vram --switch watermark=false "${e2e[@]}"
+bench t3-int8 30 t3 --no-reference --switch t3.quantization=int8 "${t3[@]}"
+bench t3-plain 30 t3 --no-reference --switch t3.gpu_kernels=plain "${t3[@]}"
 bench s3gen-eager 30 s3gen --no-reference --switch s3gen.cuda_graphs=false "${s3gen[@]}"
 
 cat "$work/last"

@@ -49,9 +49,12 @@ class Utterance:
         language: str,
         schedule: tuple[int, ...] | None,
         context_window: int | None,
+        *,
+        paced: bool = False,
     ) -> None:
+        """`paced`: a listener plays it in real time as it comes. Raises what `S3GenEngine.open` does."""
         self._begin = time.monotonic()
-        self._stream: SpeechStream = s3gen.open(voice, schedule=schedule, context_window=context_window, paced=False)
+        self._stream: SpeechStream = s3gen.open(voice, schedule=schedule, context_window=context_window, paced=paced)
         self._t3 = t3
         self._voice = voice
         self._language = language

@@ -106,6 +106,19 @@ def test_vocoder(bench: Bench) -> None:
     assert all(row["ms"]["median"] > 0 for row in rows.values())
 
 
+def test_listeners(bench: Bench) -> None:
+    told = bench(
+        "listeners", *TINY, "--tokens", "25", "--switch", "watermark=false", "--listeners", "1,3", "--seconds", "2"
+    )
+    alone, three = told["rows"]
+    assert (alone["listeners"], three["listeners"]) == (1, 3)
+    for row in (alone, three):
+        assert row["heard"] + row["refused"] >= row["listeners"]
+        assert row["carried"] > 0
+        assert 0 < row["s3gen_busy"] < 1
+    assert 0 < alone["first_p50_s"] <= alone["first_p95_s"] <= alone["first_p99_s"]
+
+
 def test_e2e(bench: Bench) -> None:
     told = bench(
         "e2e", *TINY, "--tokens", "12", "--switch", "watermark=false", "--text", "Hello there.", "--streams", "2"
