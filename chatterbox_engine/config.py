@@ -143,7 +143,7 @@ class EngineConfig(_Switches):
     watermark: bool = True
     """Perth's watermark on every stream."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of torch in this process, for each stage. None: torch's own choice, which is all cores: best in one pass.
+    """CPU threads of torch in this process, for each stage. None: torch's own choice, all cores, which is best in one pass.
     Where both stages stream in one process, half of the cores is far better."""
 
     @classmethod
