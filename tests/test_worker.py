@@ -3,8 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
+import torch
 
 from chatterbox_engine.errors import EngineDead
 from chatterbox_engine.worker import Worker
@@ -13,8 +16,8 @@ from chatterbox_engine.worker import Worker
 class Hand(Worker):
     """Does what it is told, step by step."""
 
-    def __init__(self, step: Callable[[], bool]) -> None:
-        super().__init__("test")
+    def __init__(self, step: Callable[[], bool], **where: Any) -> None:
+        super().__init__("test", **where)
         self._step = step
         self.errors: list[BaseException] = []
         self.failed = threading.Event()
@@ -145,3 +148,41 @@ def test_a_step_takes_a_fixed_time_where_it_is_told_to() -> None:
         time.sleep(0.001)
     worker.stop()
     assert (worker.steps, worker.busy_seconds >= 0.1) == (2, True)
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_on_a_gpu_it_steps_on_a_stream_of_its_own(urgent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which begins after what was computed before, and is left at the end."""
+    told: list[str] = []
+
+    class Stream:
+        def __init__(self, device: torch.device, priority: int) -> None:
+            told.append(f"made for {device}, {priority}")
+
+        def wait_stream(self, other: str) -> None:
+            told.append(f"waits for {other}")
+
+    @contextmanager
+    def entered(stream: Stream) -> Iterator[None]:
+        told.append("entered")
+        yield
+        told.append("left")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: f"the default one of {device}")
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    stepped = threading.Event()
+
+    def step() -> bool:
+        if not stepped.is_set():
+            told.append("step")
+        stepped.set()
+        return False
+
+    worker = Hand(step, device=torch.device("cuda:1"), urgent=urgent)
+    worker.start()
+    assert stepped.wait(10)
+    worker.stop()
+    priority = -1 if urgent else 0
+    expected = [f"made for cuda:1, {priority}", "waits for the default one of cuda:1", "entered", "step", "left"]
+    assert told == expected
