@@ -143,8 +143,8 @@ class EngineConfig(_Switches):
     watermark: bool = True
     """Perth's watermark on every stream."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of torch in this process, for each stage. None: all cores, as torch has it, which is best in one pass.
-    Where both stages stream in one process, half of them is far better."""
+    """CPU threads of torch in this process, for each stage. None: all cores, as torch has it: best in one pass. Where
+    both stages stream in one process, half of them is far better."""
 
     @classmethod
     def profile(cls, name: str = "balanced", /, **switches: Any) -> "EngineConfig":
