@@ -11,6 +11,7 @@ from chatterbox_engine.accel.native_linear import NativeLinear
 from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model
+from chatterbox_engine.t3.sampling import Filters, draw_natively
 
 _HEAD_WIDTH = 64
 """The only one that the kernels are written for."""
@@ -21,6 +22,9 @@ class NativeStep:
 
     Sums are in fp32.
     """
+
+    device = "CPU"
+    """Whose kernels they are."""
 
     def __init__(self, model: T3Model, cache: KVCache) -> None:
         kernels = native.kernels()
@@ -70,6 +74,12 @@ class NativeStep:
         if failed:
             raise MemoryError("A decode step's activations do not fit in memory.")
         return hidden, followed.mean(dim=0)[:, None] if heads else None
+
+    def draw(
+        self, logits: Tensor, slots: Tensor, seen: Tensor, filters: Filters, seeds: Tensor, steps: Tensor
+    ) -> Tensor:
+        """See `draw_natively`."""
+        return draw_natively(self.kernels, logits, slots, seen, filters, seeds, steps)
 
     def _layer(self, layer: torch.nn.Module) -> native.Layer:
         assert isinstance(layer, LlamaLayer | GPT2Layer)

@@ -15,7 +15,7 @@ from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.native_step import NativeStep
-from chatterbox_engine.t3.sampling import draw, draw_natively, draw_reference, guide, process
+from chatterbox_engine.t3.sampling import draw, draw_reference, guide, process
 from chatterbox_engine.t3.triton_step import TritonStep
 
 Shape = tuple[int, int, int, bool]
@@ -57,11 +57,9 @@ class Runner:
         self.cache = KVCache(model.spec, rows, positions, model.dtype, self.device, quantised)
         self.graphs = Graphs(self.device, switches.cuda_graphs and not switches.exact)
         self._attention = AttentionKernel(switches.attention, self.device, model.dtype, model.spec.head_width)
-        self._native = NativeStep(model, self.cache) if NativeStep.runs(model) else None
-        plain = switches.gpu_kernels == "plain" or switches.compile != "off" or switches.exact
-        self._triton = None if plain else TritonStep.of(model, self.cache)
-        kernels = None if self._native is None else self._native.kernels
-        wanted, free = switches.word_timings, self._native is not None
+        self._own = self._own_step()
+        kernels = self._own.kernels if isinstance(self._own, NativeStep) else None
+        wanted, free = switches.word_timings, kernels is not None
         follows = guard or (bool(model.spec.aligned_heads) and (wanted == "on" or (wanted == "auto" and free)))
         self.batch = Batch(model.spec, switches.max_streams, self.cache.scratch, follows, guard, self.device, kernels)
         self._index = torch.zeros(4, rows, dtype=torch.int64, device=self.device)
@@ -76,12 +74,18 @@ class Runner:
     @property
     def kernels(self) -> str:
         """What a decode step runs on, in words."""
-        if self._native is not None:
-            return "the engine's own CPU kernels"
         captured = "CUDA graphs of " if self.graphs.enabled else ""
-        if self._triton is not None:
-            return f"{captured}the engine's own GPU kernels"
+        if self._own is not None:
+            return f"{captured}the engine's own {self._own.device} kernels"
         return f"{captured}PyTorch's operators, {self._attention.name} attention"
+
+    def _own_step(self) -> NativeStep | TritonStep | None:
+        """The engine's own kernels, where they run: the CPU's, or the GPU's."""
+        if NativeStep.runs(self.model):
+            return NativeStep(self.model, self.cache)
+        switches = self._switches
+        plain = switches.gpu_kernels == "plain" or switches.compile != "off" or switches.exact
+        return None if plain else TritonStep.of(self.model, self.cache)
 
     def rest(self) -> None:
         """Move the weights to the host and let go of the cache and of what was captured."""
@@ -243,19 +247,14 @@ class Runner:
         batch = self.batch
         owners = self._index[0, :rows]
         positions = batch.lengths[owners][:, None]
-        mask = None
-        follows = batch.guard is not None
-        if masked and self._native is None and (self._triton is None or follows):
-            mask = torch.arange(length, device=self.device) <= positions[:, None, :, None]
         x = self.model.embed_speech(batch.tokens[owners], batch.steps[owners])
+        follows = batch.guard is not None
         attention: Tensor | None
-        if self._native is not None:
+        if self._own is not None:
             placed = self.model.placed(x, positions[:, 0])
-            hidden, attention = self._native(placed, positions[:, 0], first_row, length, follows)
-        elif self._triton is not None:
-            placed = self.model.placed(x, positions[:, 0])
-            hidden, attention = self._triton(placed, positions[:, 0], first_row, length, mask)
+            hidden, attention = self._own(placed, positions[:, 0], first_row, length, follows)
         else:
+            mask = torch.arange(length, device=self.device) <= positions[:, None, :, None] if masked else None
             with self._attention():
                 made, attention = self.model(
                     x[:, None], positions, self.cache, torch.arange(first_row, first_row + rows, device=self.device),
@@ -287,12 +286,8 @@ class Runner:
             followed = attention.index_select(0, conditioned)
             places = (batch.guard.apply(guided, followed, slots, batch.tokens[slots]),)
         penalty_last = self.model.spec.penalty_last
-        fused = generators is None and not (sort or penalty_last)
-        state = batch.seen, batch.filters, batch.seeds, batch.steps
-        if fused and self._native is not None:
-            drawn = draw_natively(self._native.kernels, guided, slots, *state)
-        elif fused and self._triton is not None:
-            drawn = self._triton.draw(guided, slots, *state)
+        if self._own is not None and generators is None and not (sort or penalty_last):
+            drawn = self._own.draw(guided, slots, batch.seen, batch.filters, batch.seeds, batch.steps)
         else:
             filters = batch.filters_of(slots)
             probabilities = process(guided, batch.seen[slots], filters, sort=sort, penalty_last=penalty_last)

@@ -24,6 +24,9 @@ _NUMBERS = 1024
 class TritonStep:
     """`T3Model.forward` for one new position of each row, and the draw, over a cache in the model's own numbers."""
 
+    device = "GPU"
+    """Whose kernels they are."""
+
     def __init__(self, model: T3Model, cache: KVCache, kernels: ModuleType) -> None:
         """`kernels`: the module `triton_kernels`."""
         self._model = model
@@ -61,19 +64,20 @@ class TritonStep:
             self.draw(torch.zeros(1, spec.speech_vocab, device=device), zero, seen, filters, zero, zero)
 
     def __call__(
-        self, x: Tensor, positions: Tensor, first_row: int, length: int, mask: Tensor | None = None
+        self, x: Tensor, positions: Tensor, first_row: int, length: int, aligned: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """x (R, W), which is overwritten, at positions (R,) of the rows from first_row on, of which the first `length`
         places are read.
 
-        Returns the normed hidden states (R, W) and, with the `mask` (R, 1, 1, length) of what each row sees, the
-        attention (R, 1, length) of the aligned heads, averaged.
+        Returns the normed hidden states (R, W) and, if `aligned`, the attention (R, 1, length) of the aligned heads,
+        averaged.
         """
         model, spec = self._model, self._model.spec
         x = x.contiguous()
         delta: Tensor | None = None
         followed: list[Tensor] = []
         rows = slice(first_row, first_row + len(x))
+        mask = torch.arange(length, device=x.device) <= positions[:, None, None, None] if aligned else None
         for index, layer in enumerate(model.layers):
             assert isinstance(layer, LlamaLayer | GPT2Layer)
             q = self._place(layer.qkv(self._normed(x, delta, layer.attention_norm)), index, positions, first_row)

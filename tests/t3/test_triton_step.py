@@ -69,9 +69,7 @@ def test_a_step_is_that_of_the_layers(
         expected, followed = model(
             x[:, None], positions[:, None], cache, index, rows, length, mask, causal=False, aligned=aligned
         )
-        made, own_followed = step(
-            model.placed(x, positions).clone(), positions, first_row, length, mask if aligned else None
-        )
+        made, own_followed = step(model.placed(x, positions).clone(), positions, first_row, length, aligned)
     torch.testing.assert_close(made, expected[:, 0], atol=tolerance, rtol=0)
     torch.testing.assert_close(own.store, cache.store, atol=tolerance, rtol=0)
     if aligned:
