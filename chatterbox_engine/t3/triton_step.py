@@ -80,17 +80,18 @@ class TritonStep:
         mask = torch.arange(length, device=x.device) <= positions[:, None, None, None] if aligned else None
         for index, layer in enumerate(model.layers):
             assert isinstance(layer, LlamaLayer | GPT2Layer)
-            q = self._place(layer.qkv(self._normed(x, delta, layer.attention_norm)), index, positions, first_row)
-            delta = layer.out(self._attended(q, index, positions, first_row, length))
+            qkv = layer.qkv(self._normed(x, delta, layer.attention_norm))
+            q = self._place(qkv.contiguous(), index, positions, first_row)  # a quantised product may lie otherwise
+            delta = layer.out(self._attended(q, index, positions, first_row, length)).contiguous()
             if mask is not None:
                 keys = self._cache.read(index, rows, length)[0]
                 heads = [head for place, head in spec.aligned_heads if place == index]
                 followed += [attention_of(q[:, None, head], keys[:, head], mask, False) for head in heads]
             normed = self._normed(x, delta, layer.mlp_norm)
             if isinstance(layer, LlamaLayer):
-                delta = layer.down(self._gated(layer.gate_up(normed)))
+                delta = layer.down(self._gated(layer.gate_up(normed).contiguous())).contiguous()
             else:
-                delta = layer.down(F.gelu(layer.up(normed), approximate="tanh"))
+                delta = layer.down(F.gelu(layer.up(normed), approximate="tanh")).contiguous()
         return self._normed(x, delta, model.norm), torch.stack(followed).mean(dim=0) if followed else None
 
     def draw(
