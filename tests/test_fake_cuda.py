@@ -70,7 +70,7 @@ def t3(checkpoint: Checkpoint, **switches: object) -> tuple[T3Engine, T3Voice]:
 
 @pytest.mark.parametrize(
     ("family", "kv_precision"),
-    [("chatterbox", "auto"), ("chatterbox", "int8"), ("chatterbox-multilingual", "auto"), ("chatterbox-turbo", "auto")],
+    [("chatterbox", "int8"), ("chatterbox-multilingual", "auto"), ("chatterbox-turbo", "auto")],
 )
 def test_t3_captures_every_step_and_serves(
     family: str, kv_precision: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -158,11 +158,8 @@ def test_s3gen_speaks_from_the_device_and_captures_what_comes_again(caplog: pyte
 
 
 @pytest.mark.usefixtures("numbers")
-@pytest.mark.parametrize(
-    ("family", "switches"),
-    [("chatterbox-turbo", {"flow_attention": "chunked"}), ("chatterbox", {"cuda_graphs": False})],
-)
-def test_s3gen_speaks_from_the_device_without_them(family: str, switches: dict[str, object]) -> None:
-    checkpoint = small(family)
+def test_s3gen_goes_on_from_chunk_to_chunk_on_the_device() -> None:
+    """Of a mean-flow model, with silence at its pieces' ends."""
+    checkpoint = small("chatterbox-turbo")
     with fake_cuda():
-        assert min(spoken(s3gen(checkpoint, **switches), checkpoint, 2, 20)) >= 20 * 960
+        assert min(spoken(s3gen(checkpoint, flow_attention="chunked"), checkpoint, 2, 20)) >= 20 * 960

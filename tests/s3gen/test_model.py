@@ -38,7 +38,7 @@ def test_compiled_blocks_are_the_eager_ones(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager", fullgraph=True))
     compiled, eager = model(compile="default"), model()
     with torch.inference_mode():
-        for batch, tokens, ragged in ((1, 20, False), (2, 24, False), (2, 31, True), (1, 44, False)):
+        for batch, tokens, ragged in ((1, 20, False), (2, 31, True), (1, 44, False)):
             lengths = torch.tensor([tokens, tokens - 3]) if ragged else None
             made = [mel(own, batch, tokens, lengths) for own in (compiled, eager)]
             own = 2 * (tokens - 3 - PROMPT)
