@@ -19,6 +19,7 @@ from benchmarks import conditions, subject
 from benchmarks.e2e import TEXT
 from benchmarks.report import Column, Report, Row, file_name, number, percent
 from benchmarks.subject import Subject
+from benchmarks.t3 import counts
 from chatterbox_engine.errors import Overloaded
 from chatterbox_engine.stages import S3GenStage, T3Stage
 from chatterbox_engine.text import split
@@ -127,15 +128,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     subject.add_arguments(parser)
     parser.add_argument("--text", default=TEXT)
     parser.add_argument("--tokens", type=int, default=250, help="at most so many; 25 a second (default: %(default)s)")
-    parser.add_argument("--listeners", type=_counts, default=(1, 2, 4, 8), metavar="N,...", help="default: 1,2,4,8")
+    parser.add_argument("--listeners", type=counts, default=(1, 2, 4, 8), metavar="N,...", help="default: 1,2,4,8")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each (default: %(default)s)")
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(int(part) for part in text.split(","))
-    if min(counts) < 1:
-        raise argparse.ArgumentTypeError("a number of listeners is at least 1")
-    return counts
 
 
 def run(options: argparse.Namespace) -> None:
@@ -148,8 +142,8 @@ def run(options: argparse.Namespace) -> None:
     told = conditions.gather(given, 1, options.date, tokens=options.tokens, seconds=options.seconds)
     engine = Engine(given, options.text, options.tokens)
     measure(engine, 1, 1.0)  # first calls
-    counts = tqdm(options.listeners, desc="Listeners", disable=None)
-    rows = [measure(engine, listeners, options.seconds) for listeners in counts]
+    crowds = tqdm(options.listeners, desc="Listeners", disable=None)
+    rows = [measure(engine, listeners, options.seconds) for listeners in crowds]
     told["peak_bytes"] = conditions.peak_bytes(given.device)
     Report(file_name("listeners", given.model, given.device.type), told, COLUMNS, rows).emit(options.output)
     engine.close()

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from chatterbox_engine.config import S3GenSwitches
-from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
+from chatterbox_engine.errors import InvalidRequest, ModelUnavailable, reason
 from chatterbox_engine.spec import SPECS, ModelSpec, VocosSpec
 from chatterbox_engine.text import TextTokenizer, gpt2, stand_in
 from chatterbox_engine.text.cangjie import Cangjie
@@ -300,10 +300,9 @@ def _download(repository: str, name: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=unreachable is not None))
     except (HTTPError, OSError, ValueError) as error:
         cause = unreachable or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         files = ", ".join(wanted or _files_of(_named(FAMILY[0])))
         raise ModelUnavailable(
-            f"{repository}: {files} are neither in the local hub cache nor could they be downloaded ({reason}). "
+            f"{repository}: {files} are neither in the local hub cache nor could they be downloaded ({reason(cause)}). "
             f"{WAYS_OUT}"
         ) from error
 

@@ -55,3 +55,8 @@ class ModelUnavailable(ChatterboxError):
 
 class EngineDead(ChatterboxError):
     """An engine's thread has ended; its replica must be replaced."""
+
+
+def reason(error: BaseException) -> str:
+    """Why, in a line: the first of its words, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

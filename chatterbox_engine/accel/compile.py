@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from chatterbox_engine.config import Compile
+from chatterbox_engine.errors import reason
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,7 @@ def compiled(function: Callable[..., Any], mode: Compile, what: str) -> Callable
         try:
             return fast(*arguments)
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.warning("compile: %s could not be compiled (%s); running it eagerly.", what, reason)
+            logger.warning("compile: %s could not be compiled (%s); running it eagerly.", what, reason(error))
             fast = None
             return function(*arguments)
 

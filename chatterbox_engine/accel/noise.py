@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from chatterbox_engine.accel import native
+from chatterbox_engine.errors import reason
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def _gpu_kernels() -> ModuleType | None:
         zero = torch.zeros(1, dtype=torch.int64, device="cuda")
         normals_by(triton_noise, zero, Domain.FLOW, zero, 1)
     except Exception as error:  # of the compiler, whose exceptions have no common class
-        logger.warning("The GPU's own noise could not be compiled (%s); PyTorch's operators make it.", error)
+        logger.warning("The GPU's own noise could not be compiled (%s); PyTorch's operators make it.", reason(error))
         return None
     return triton_noise
 

@@ -88,7 +88,7 @@ class EulerSolver:
     def __init__(self, estimator: Estimator, spec: S3GenSpec, graphs: Graphs | None = None) -> None:
         self._estimator = estimator
         self._spec = spec
-        self._captured = None if graphs is None or not graphs.enabled else Recurring("euler", self._stepped, graphs)
+        self._captured = None if graphs is None else Recurring("euler", self._stepped, graphs)
 
     def __call__(
         self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int, *, ends: Tensor | None = None
@@ -121,6 +121,9 @@ class EulerSolver:
         """`before`: what came before x's frames, for each step. `mask`: as the estimator has it."""
         times = step_times(self._spec, len(before), x.device)
         embedded = embedded_times(self._estimator, self._spec, times)
+        if not self._spec.meanflow:
+            mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
+            mask = None if mask is None else mask.repeat(2, 1, 1)
         for time, step, past in zip(embedded.split(1), times.diff(), before, strict=True):
             given = x, mask, mu, time, step, speaker, cond
             x = self._stepped(*given, past) if past is not None or self._captured is None else self._captured(*given)
@@ -137,13 +140,10 @@ class EulerSolver:
         cond: Tensor,
         before: Before | None = None,
     ) -> Tensor:
-        """x after one step of so long."""
+        """x after one step of so long. With guidance, the rest has rows with all conditions, then those with none."""
         velocity = self._estimator.velocity
         if self._spec.meanflow:
             return x + step * velocity(x.to(mu.dtype), mask, mu, time, speaker, cond, before).to(x.dtype)
-        mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
-        if mask is not None:
-            mask = mask.repeat(2, 1, 1)
         rows = x.to(mu.dtype).repeat(2, 1, 1)
         given, free = velocity(rows, mask, mu, time, speaker, cond, before).to(x.dtype).chunk(2)
         rate = self._spec.cfg_rate

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatterbox_engine.accel.noise import Domain, key_of
+from chatterbox_engine.errors import reason
 from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model, attention_of
@@ -46,8 +47,7 @@ class TritonStep:
             with torch.cuda.device(model.device):  # Triton launches on the thread's own
                 step.try_out()
         except Exception as error:  # of the compiler, whose exceptions have no common class
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.warning("gpu_kernels: T3's could not be compiled (%s); PyTorch's operators run.", reason)
+            logger.warning("gpu_kernels: T3's could not be compiled (%s); PyTorch's operators run.", reason(error))
             return None
         return step
 
