@@ -100,13 +100,16 @@ class S3GenSwitches(_Switches):
     cfm_steps: int | None = Field(None, ge=1, le=100)
     """Euler steps. None: the model's own number."""
     cuda_graphs: bool = True
-    """Capture an Euler step, the encoder and HiFT's convolutions for the shapes that come again. No-op on a CPU, and
-    for the steps of chunked attention."""
+    """Capture an Euler step, the encoder and HiFT's convolutions for the shapes that come again. No-op on a CPU. Of
+    chunked attention an Euler step, with gpu_kernels auto."""
     compile: Compile = "off"
     """torch.compile of the flow's blocks."""
     cpu_kernels: Literal["auto", "plain"] = "auto"
     """On a CPU with AMX, or with AVX2 and no AVX512. auto: the engine's own, all Euler steps in one call unless the
     flow's precision is fp32; plain: PyTorch's."""
+    gpu_kernels: Literal["auto", "plain"] = "auto"
+    """On a GPU, for chunked attention. auto: what is kept of a stream lies in pages, which its voice's streams share
+    and the engine's own attention (Triton) reads; plain: in tensors that grow, by PyTorch's."""
     max_lead_s: float = Field(30.0, gt=0)
     """A stream this far ahead of its listener's playback waits."""
     queue_chunks: int = Field(8, ge=1)

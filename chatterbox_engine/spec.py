@@ -101,6 +101,11 @@ class EstimatorSpec(_Spec):
     heads: int = 8
     head_width: int = 64
 
+    @property
+    def layers(self) -> int:
+        """Transformer blocks in all."""
+        return (2 + self.mid_stages) * self.stage_blocks
+
 
 class HiFTSpec(_Spec):
     """The HiFT vocoder: F0 predictor, harmonic source, upsampling network, ISTFT."""

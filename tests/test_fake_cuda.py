@@ -5,6 +5,8 @@ See fake_cuda.py for what this can show and what it cannot.
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from torch import Tensor
 from chatterbox_engine.accel.graphs import Graphs
 from chatterbox_engine.checkpoint import Checkpoint
 from chatterbox_engine.config import S3GenSwitches, T3Switches
+from chatterbox_engine.s3gen import model as s3gen_model
 from chatterbox_engine.s3gen.engine import S3GenEngine
 from chatterbox_engine.s3gen.model import S3GenModel
+from chatterbox_engine.s3gen.paged_solver import PagedSolver
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.t3 import runner
 from chatterbox_engine.t3.engine import T3Engine
@@ -131,6 +135,13 @@ def spoken(engine: S3GenEngine, checkpoint: Checkpoint, count: int, tokens: int)
     return samples
 
 
+class _Kernel:
+    """One that computes nothing."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *given, **constants: None
+
+
 @pytest.fixture
 def numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake tensors have none: zeros, where the host asks at the end of a call."""
@@ -162,4 +173,28 @@ def test_s3gen_goes_on_from_chunk_to_chunk_on_the_device() -> None:
     """Of a mean-flow model, with silence at its pieces' ends."""
     checkpoint = small("chatterbox-turbo")
     with fake_cuda():
-        assert min(spoken(s3gen(checkpoint, flow_attention="chunked"), checkpoint, 2, 20)) >= 20 * 960
+        engine = s3gen(checkpoint, flow_attention="chunked", gpu_kernels="plain")
+        assert min(spoken(engine, checkpoint, 2, 20)) >= 20 * 960
+
+
+@pytest.mark.usefixtures("numbers")
+@pytest.mark.parametrize("family", ["chatterbox", "chatterbox-turbo"])
+def test_s3gen_captures_the_steps_of_chunks_that_go_on(
+    family: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But for what the engine's own kernels compute, which tests/s3gen/test_paged_solver.py shows."""
+    caplog.set_level(logging.WARNING)
+    kernels: Any = SimpleNamespace(place=_Kernel(), attend=_Kernel())
+    monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 0)
+    monkeypatch.setattr(
+        s3gen_model.PagedSolver, "of", lambda estimator, spec, graphs: PagedSolver(estimator, spec, graphs, kernels)
+    )
+    checkpoint = small(family)
+    with fake_cuda():
+        engine = s3gen(checkpoint, flow_attention="chunked")
+        for _ in range(3):
+            assert min(spoken(engine, checkpoint, 2, 60)) >= 60 * 960
+        graphs = engine._model.graphs
+        assert any("paged euler" in key for key in graphs._graphs)
+        assert graphs.enabled
+    assert not caplog.records

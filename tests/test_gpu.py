@@ -90,11 +90,14 @@ def test_a_capture_takes_place() -> None:
     tts.close()
 
 
-def test_captured_chunks_are_the_eager_ones() -> None:
-    """In streams and at their ends, three times over: eager, captured, replayed."""
+@pytest.mark.parametrize("attention", ["full", "chunked"])
+def test_captured_chunks_are_the_eager_ones(attention: str) -> None:
+    """In streams and at their ends, three times over: eager, captured, replayed. Chunks that go on: of tensors that
+    grow, and over pages."""
     made = []
     for graphs in (False, True):
-        switches = {"precision": "fp32", "cuda_graphs": graphs}
+        kernels = "auto" if graphs else "plain"
+        switches = {"precision": "fp32", "cuda_graphs": graphs, "flow_attention": attention, "gpu_kernels": kernels}
         config = EngineConfig.profile("balanced", watermark=False, t3={"precision": "fp32"}, s3gen=switches)
         tts = OptimizedChatterboxTTS.from_pretrained("cuda", config, model="dummy:tiny")
         made.append([tts.generate(TEXT, seed=3).numpy() for _ in range(3)])
@@ -103,6 +106,7 @@ def test_captured_chunks_are_the_eager_ones() -> None:
         ]
         captured = tts._s3gen.model.graphs
         assert (captured.enabled, len(captured) > 0) == (graphs, graphs)
+        assert ("own GPU kernels" in tts._s3gen.model.kernels) == (graphs and attention == "chunked")
         tts.close()
     for eager, captured in zip(*made, strict=True):
         assert np.abs(eager - captured).max() <= 1e-3

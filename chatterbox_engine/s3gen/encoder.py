@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatterbox_engine.s3gen.past import Before, Nothing, Part, attend
+from chatterbox_engine.s3gen.past import Before, Nothing, Part
 from chatterbox_engine.spec import EncoderSpec, S3GenSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN
 
@@ -111,7 +111,7 @@ class _RelativeAttention(nn.Module):
             size = (by_distance.shape[0], self.heads, queries, keys)
             return by_distance.as_strided(size, (outer, head, row - 1, 1), start) * q.shape[-1] ** -0.5
 
-        return self.linear_out(attend((q + self.pos_bias_u).transpose(1, 2), before, k, v, bias))
+        return self.linear_out(before.attend((q + self.pos_bias_u).transpose(1, 2), k, v, bias))
 
 
 class _FeedForward(nn.Module):

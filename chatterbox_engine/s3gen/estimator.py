@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatterbox_engine.s3gen.past import Before, Nothing, attend
+from chatterbox_engine.s3gen.past import Before, Nothing
 from chatterbox_engine.spec import EstimatorSpec, S3GenSpec
 
 _TIME_SCALE = 1000.0
@@ -40,15 +40,17 @@ class _Pointwise(nn.Conv1d):
 class _CausalConv(nn.Conv1d):
     """Convolution of kernel 3 over the present frame and the two before it."""
 
+    before = 2
+
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3)
+        super().__init__(inputs, outputs, 1 + self.before)
 
     def forward(self, x: Tensor, before: Before) -> Tensor:  # type: ignore[override]
         """x (R, T, inputs) -> (R, T, outputs): one product of each frame's window, since a convolution's kernel would
         turn both x and its weights over."""
         frames = x.shape[1]
-        x = before.extend(x, 2)
-        windows = torch.cat([x[:, place : place + frames] for place in range(3)], dim=2)
+        x = before.extend(x, self.before)
+        windows = torch.cat([x[:, place : place + frames] for place in range(1 + self.before)], dim=2)
         return F.linear(windows, self.weight.transpose(1, 2).flatten(1), self.bias)
 
 
@@ -103,7 +105,7 @@ class _Attention(nn.Module):
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.to_q, self.to_k, self.to_v)
         )
-        return self.to_out[0](attend(q, before, k, v))
+        return self.to_out[0](before.attend(q, k, v))
 
 
 class _FeedForward(nn.Module):
@@ -171,6 +173,11 @@ class Estimator(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """Where the time goes: resnet and transformer blocks."""
         return [module for module in self.modules() if isinstance(module, _ResnetBlock | _TransformerBlock)]
+
+    @property
+    def kept(self) -> int:
+        """Numbers that its convolutions keep of a row, from one chunk to the next."""
+        return sum(conv.before * conv.in_channels for conv in self.modules() if isinstance(conv, _CausalConv))
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen import vocoder
 from chatterbox_engine.s3gen.flow import Flow
 from chatterbox_engine.s3gen.native_solver import NativeSolver
+from chatterbox_engine.s3gen.paged_solver import PagedSolver
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.s3gen.vocoder import Vocoder
 from chatterbox_engine.spec import S3GenSpec, VocosSpec
@@ -61,6 +62,8 @@ class S3GenModel:
         if self.graphs.enabled:
             flow.solver = EulerSolver(estimator, spec, self.graphs)
             flow.captured = Recurring("encoder", flow.encode, self.graphs)
+        if switches.goes_on(spec.chunked) and switches.gpu_kernels == "auto":
+            flow.solver = PagedSolver.of(estimator, spec, self.graphs) or flow.solver
         if switches.compile != "off":
             self._compile(switches)
 
@@ -76,7 +79,8 @@ class S3GenModel:
         """What the flow runs on, in words."""
         if isinstance(self.flow.solver, NativeSolver):
             return "the engine's own CPU kernels"
-        return f"{'CUDA graphs of ' if self.graphs.enabled else ''}PyTorch's operators"
+        own = " and the engine's own GPU kernels" if isinstance(self.flow.solver, PagedSolver) else ""
+        return f"{'CUDA graphs of ' if self.graphs.enabled else ''}PyTorch's operators{own}"
 
     def to(self, device: torch.device) -> None:
         """Move the weights."""

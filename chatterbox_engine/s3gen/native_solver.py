@@ -2,7 +2,6 @@
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,70 +10,12 @@ from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native import pointer
 from chatterbox_engine.accel.native_linear import NativeLinear, ShortLinear
 from chatterbox_engine.s3gen.estimator import Estimator
+from chatterbox_engine.s3gen.pages import PAGE, Page, PagedPast
 from chatterbox_engine.s3gen.solver import SolverPast, embedded_times, step_times
 from chatterbox_engine.spec import S3GenSpec
 
-_PAGE = 32
-"""Places of a page of keys and values."""
 _WHOLE = 32
 """Numbers that fill a tile's row."""
-
-
-@dataclass(slots=True)
-class _Page:
-    memory: Tensor
-    there: int
-    """A bit for each place that is attended to."""
-
-
-class PagedPast:
-    """Keys and values of a stream in pages of 32 frames, for all steps and layers, and its convolutions' last inputs.
-
-    Pages that another stream has too are never written to: a stream's own frames begin in a page of its own.
-    """
-
-    def __init__(self, before: Tensor, pages: list[_Page] | None = None) -> None:
-        """before: (steps, sequences, numbers) of 16 bits, as the kernels have rows."""
-        self.before = before
-        self.pages = pages or []
-        self.used = _PAGE
-        """Places of the last page that are taken."""
-
-    def copy(self) -> "PagedPast":
-        return PagedPast(self.before.clone(), [_Page(page.memory, page.there) for page in self.pages])
-
-    def grow(self, frames: int, page: tuple[int, ...]) -> int:
-        """Places for so many frames more, in pages of so many bytes. Returns the first one's, counted from the first
-        page's."""
-        if self.used == _PAGE:
-            self._append(page)
-        first = (len(self.pages) - 1) * _PAGE + self.used
-        while frames:
-            if self.used == _PAGE:
-                self._append(page)
-            count = min(frames, _PAGE - self.used)
-            self.pages[-1].there |= ((1 << count) - 1) << self.used
-            self.used += count
-            frames -= count
-        return first
-
-    def forget(self, first: int, last: int) -> None:
-        gone = sum(page.there.bit_count() for page in self.pages) - first - last
-        for page in self.pages:
-            for place in range(_PAGE):
-                if not page.there >> place & 1:
-                    continue
-                if first:
-                    first -= 1
-                elif gone > 0:
-                    page.there &= ~(1 << place)
-                    gone -= 1
-        self.pages = [page for page in self.pages[:-1] if page.there] + self.pages[-1:]
-
-    def _append(self, page: tuple[int, ...]) -> None:
-        # Zero, since the places that are not taken are multiplied too, by nothing.
-        self.pages.append(_Page(torch.zeros(page, dtype=torch.uint8), 0))
-        self.used = 0
 
 
 class NativeSolver:
@@ -123,10 +64,10 @@ class NativeSolver:
         batch, _, longest = x.shape
         counts = [longest] * batch if ends is None else ends.tolist()
         heads = self._sequences * self._spec.estimator.heads
-        pages = [[_Page(torch.zeros(heads, self._plane, dtype=torch.uint8), -1) for _ in range(-(-count // _PAGE))]
+        pages = [[Page(torch.zeros(heads, self._plane, dtype=torch.uint8), -1) for _ in range(-(-count // PAGE))]
                  for count in counts]  # fmt: skip
         for own, count in zip(pages, counts, strict=True):
-            own[-1].there = (1 << (count - 1) % _PAGE + 1) - 1
+            own[-1].there = (1 << (count - 1) % PAGE + 1) - 1
         nothing = native.pointer(None)
         given = [(count, own, 0, nothing) for count, own in zip(counts, pages, strict=True)]
         return self._solve(x, mu, speaker, cond, steps, given, 0, 0)
@@ -153,7 +94,7 @@ class NativeSolver:
         speaker: Tensor,
         cond: Tensor,
         steps: int,
-        given: list[tuple[int, list[_Page], int, ctypes.c_void_p]],
+        given: list[tuple[int, list[Page], int, ctypes.c_void_p]],
         step_bytes: int,
         layer_bytes: int,
     ) -> Tensor:

@@ -4,7 +4,7 @@ With chunks that attend to themselves and to all before them (CosyVoice 2, 2412.
 never changes later. So keys, values and the last inputs of convolutions are kept, and a call computes new places alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -28,14 +28,19 @@ class Part(NamedTuple):
     """True where a place may attend."""
 
 
+Bias = Callable[[Part], Tensor]
+"""What is added to a part's scores (rows, H, places, L)."""
+
+
 class Before(Protocol):
     """The places before a call's, to the layers, which ask in the order in which they run."""
 
     def extend(self, x: Tensor, count: int) -> Tensor:
         """x (R, T, C) -> (R, count + T, C), with the `count` places before it."""
 
-    def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
-        """Keys and values (R, H, T, D) of the new places, with those before them."""
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Bias | None = None) -> Tensor:
+        """Attention of new places q (R, H, T, D), whose keys and values (R, H, T, D) are, to themselves and to those
+        before them -> (R, T, H D), zero at padding."""
 
 
 class Nothing:
@@ -47,8 +52,8 @@ class Nothing:
     def extend(self, x: Tensor, count: int) -> Tensor:
         return F.pad(x, (0, 0, count, 0))
 
-    def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
-        yield Part(slice(None), keys.shape[2], keys, values, self._mask)
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Bias | None = None) -> Tensor:
+        return _joined(_attended(q, Part(slice(None), keys.shape[2], keys, values, self._mask), bias))
 
 
 @dataclass(slots=True)
@@ -91,8 +96,19 @@ class Continuation:
             _put(past.inputs, index, x[self._of(stream), own : own + count].clone())
         return x
 
-    def parts(self, keys: Tensor, values: Tensor) -> Iterator[Part]:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Bias | None = None) -> Tensor:
+        parts = self._parts(keys, values)
+        if len(parts) == 1 and parts[0].places == q.shape[2]:
+            return _joined(_attended(q, parts[0], bias))
+        y = torch.zeros_like(q)
+        for part in parts:
+            y[part.rows, :, : part.places] = _attended(q, part, bias)
+        return _joined(y)
+
+    def _parts(self, keys: Tensor, values: Tensor) -> list[Part]:
+        """Those of each stream, with what came before; its past has both from now on."""
         index, self._attention = self._attention, self._attention + 1
+        parts = []
         for stream, (past, own) in enumerate(zip(self._pasts, self._counts, strict=True)):
             rows = self._of(stream)
             seen = [keys[rows, :, :own], values[rows, :, :own]]
@@ -101,39 +117,26 @@ class Continuation:
             else:
                 seen = [new.clone() for new in seen]  # a view would keep the whole call's alive
             _put(past.keys_values, index, (seen[0], seen[1]))
-            yield Part(rows, own, seen[0], seen[1], None)
+            parts.append(Part(rows, own, seen[0], seen[1], None))
+        return parts
 
     def _of(self, stream: int) -> slice:
         return slice(stream, None, len(self._pasts))
 
 
-def attend(
-    q: Tensor, before: Before, keys: Tensor, values: Tensor, bias: Callable[[Part], Tensor] | None = None
-) -> Tensor:
-    """Attention of q (R, H, T, D) to its own and earlier places -> (R, T, H D), zero at padding.
-
-    `bias`: what is added to a part's scores (rows, H, places, L).
-    """
-    parts = list(before.parts(keys, values))
-    made = [
-        F.scaled_dot_product_attention(
-            q[part.rows, :, : part.places], part.keys, part.values, attn_mask=_mask(part, bias)
-        )
-        for part in parts
-    ]
-    if len(parts) > 1 or parts[0].places < q.shape[2]:
-        y = torch.zeros_like(q)
-        for part, own in zip(parts, made, strict=True):
-            y[part.rows, :, : part.places] = own
-        made = [y]
-    return made[0].transpose(1, 2).flatten(2)
+def _attended(q: Tensor, part: Part, bias: Bias | None) -> Tensor:
+    """Of a part's rows and places, of q (R, H, T, D)."""
+    mask = part.mask
+    if bias is not None:
+        added = bias(part)
+        mask = added if mask is None else added.masked_fill(~mask, -torch.inf)
+    own = q[part.rows, :, : part.places]
+    return F.scaled_dot_product_attention(own, part.keys, part.values, attn_mask=mask)
 
 
-def _mask(part: Part, bias: Callable[[Part], Tensor] | None) -> Tensor | None:
-    if bias is None:
-        return part.mask
-    added = bias(part)
-    return added if part.mask is None else added.masked_fill(~part.mask, -torch.inf)
+def _joined(y: Tensor) -> Tensor:
+    """(R, H, T, D) -> (R, T, H D)"""
+    return y.transpose(1, 2).flatten(2)
 
 
 def _put(kept: list[Kept], index: int, value: Kept) -> None:

@@ -16,7 +16,7 @@ from chatterbox_engine.spec import S3GenSpec
 
 Kept = TypeVar("Kept", bound="SolverPast")
 
-_PADDED_FRAMES = 64
+PADDED_FRAMES = 64
 """A shape that has not come before is padded to a multiple of so many."""
 
 
@@ -98,7 +98,7 @@ class EulerSolver:
         if captured is not None and captured.enabled and (ends is not None or not captured.recurs(x)):
             if ends is None:
                 ends = torch.full((len(x),), frames, device=x.device)
-            padding = -frames % _PADDED_FRAMES
+            padding = -frames % PADDED_FRAMES
             x, mu, cond = (F.pad(given, (0, padding)) for given in (x, mu, cond))
         mask = None
         if ends is not None:
@@ -119,15 +119,25 @@ class EulerSolver:
         self, x: Tensor, mask: Tensor | None, mu: Tensor, speaker: Tensor, cond: Tensor, before: Sequence[Before | None]
     ) -> Tensor:
         """`before`: what came before x's frames, for each step. `mask`: as the estimator has it."""
-        times = step_times(self._spec, len(before), x.device)
-        embedded = embedded_times(self._estimator, self._spec, times)
-        if not self._spec.meanflow:
-            mu, speaker, cond = (torch.cat((given, torch.zeros_like(given))) for given in (mu, speaker, cond))
-            mask = None if mask is None else mask.repeat(2, 1, 1)
-        for time, step, past in zip(embedded.split(1), times.diff(), before, strict=True):
+        mu, speaker, cond = self._guided(mu, speaker, cond)
+        if mask is not None and not self._spec.meanflow:
+            mask = mask.repeat(2, 1, 1)
+        for (time, step), past in zip(self._times(len(before), x.device), before, strict=True):
             given = x, mask, mu, time, step, speaker, cond
             x = self._stepped(*given, past) if past is not None or self._captured is None else self._captured(*given)
         return x
+
+    def _times(self, steps: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Of each step its time (1, 4 width), as the estimator has it, and how long it is ()."""
+        times = step_times(self._spec, steps, device)
+        embedded = embedded_times(self._estimator, self._spec, times)
+        return list(zip(embedded.split(1), times.diff(), strict=True))
+
+    def _guided(self, *conditions: Tensor) -> list[Tensor]:
+        """With guidance, the rows with all conditions, then the same rows with none."""
+        if self._spec.meanflow:
+            return list(conditions)
+        return [torch.cat((given, torch.zeros_like(given))) for given in conditions]
 
     def _stepped(
         self,

@@ -11,7 +11,8 @@ from torch import Tensor
 from chatterbox_engine.accel import native
 from chatterbox_engine.checkpoint import find
 from chatterbox_engine.s3gen.estimator import Estimator
-from chatterbox_engine.s3gen.native_solver import NativeSolver, PagedPast
+from chatterbox_engine.s3gen.native_solver import NativeSolver
+from chatterbox_engine.s3gen.pages import PagedPast
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.spec import SPECS, ModelSpec, S3GenSpec
 from chatterbox_engine.stages import S3GEN_FILE

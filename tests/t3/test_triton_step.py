@@ -1,9 +1,5 @@
 """The GPU's own decode step against the model's layers, by Triton's interpreter where no GPU is; that it compiles."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -19,7 +15,7 @@ from chatterbox_engine.t3.sampling import Filters, draw, process
 from chatterbox_engine.t3.triton_step import TritonStep
 from chatterbox_engine.types import SamplingParams
 from chatterbox_engine.weights import RandomWeights
-from tests.interpreted import DEVICE, interpreted
+from tests.interpreted import DEVICE, Kernel, compile_kernels, interpreted
 from tests.rerun import Rerun
 from tests.t3.test_captured import drawn, started
 from tests.t3.test_native_step import GPT2, LLAMA
@@ -128,29 +124,8 @@ def test_where_it_does_not_fit_pytorch_runs(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
-COMPILE = """
-import json, subprocess, sys, tempfile
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from chatterbox_engine.accel import triton_noise
-from chatterbox_engine.t3 import triton_kernels
-
-for name, types, constants, warps in json.load(sys.stdin):
-    kernel = getattr(triton_kernels, name, None) or getattr(triton_noise, name)
-    given = {argument: types.get(argument, "constexpr") for argument in kernel.arg_names}
-    places = {(kernel.arg_names.index(argument),): value for argument, value in constants.items()}
-    for capability in (80, 90, 100):
-        made = triton.compile(ASTSource(kernel, given, constexprs=places), target=GPUTarget("cuda", capability, 32),
-                              options={"num_warps": warps})
-        assert len(made.asm["cubin"]) > 1000
-print("compiled")
-"""
-
-
 @pytest.mark.slow
 def test_it_compiles_for_every_gpu_since_ampere() -> None:
-    """To machine code, by Triton's own assembler: no GPU is needed for that."""
     bf16, fp32, int64, number = "*bf16", "*fp32", "*i64", "i32"
     cache = {"both": number, "row_stride": number, "head_stride": number}
     norm = {"x": bf16, "delta": bf16, "weight": bf16, "bias": bf16, "out": bf16, "eps": "fp32", "width": number}
@@ -170,7 +145,7 @@ def test_it_compiles_for_every_gpu_since_ampere() -> None:
         "seeds": int64, "steps": int64, "drawn": int64, "vocabulary": number,
     }  # fmt: skip
     normals = {"seeds": int64, "starts": int64, "made": fp32, "count": number}
-    kernels = [
+    kernels: list[Kernel] = [
         ("add_norm", norm, {"ADDS": True, "CENTRED": False, "BLOCK": 1024}, 4),
         ("add_norm", norm, {"ADDS": False, "CENTRED": True, "BLOCK": 1024}, 4),
         ("place", place, {"TURNS": True, **heads}, 1),
@@ -178,10 +153,7 @@ def test_it_compiles_for_every_gpu_since_ampere() -> None:
         ("attend", attend, {**heads, "BLOCK": 128}, 8),
         ("gate", {"gate_up": bf16, "out": bf16, "width": number}, {"BLOCK": 1024}, 4),
         ("draw", draws, {"KEY": key_of(Domain.SAMPLING, 0), "BLOCK": 16384}, 16),
-        ("normals", normals, {"RADIUS": key_of(Domain.FLOW, 0), "ANGLE": key_of(Domain.FLOW, 1), "BLOCK": 1024}, 4),
     ]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    ran = subprocess.run(
-        [sys.executable, "-c", COMPILE], input=json.dumps(kernels), capture_output=True, text=True, env=environment
-    )
-    assert ran.stdout == "compiled\n", ran.stderr
+    noise = "normals", normals, {"RADIUS": key_of(Domain.FLOW, 0), "ANGLE": key_of(Domain.FLOW, 1), "BLOCK": 1024}, 4
+    compile_kernels("t3.triton_kernels", kernels)
+    compile_kernels("accel.triton_noise", [noise])
