@@ -78,6 +78,7 @@ _ALONE: tuple[tuple[Stage, str, tuple[str, ...], str | None], ...] = (
     ("e2e", "s3gen.chunk_schedule=[100]", (), None),
     ("e2e", "s3gen.context_window=25", (), None),
     ("e2e", "s3gen.flow_attention=chunked", (), None),
+    ("e2e", "s3gen.gpu_kernels=plain", ("s3gen.flow_attention=chunked", "s3gen.cuda_graphs=true"), _GPU),
     ("e2e", "warmup=none", (), None),
     ("e2e", "warmup=full", (), None),
     ("e2e", "watermark=false", (), None),

@@ -38,14 +38,17 @@ syncs=(--tokens 50 --positions 300)
 s3gen=(--seconds 5,10 --batch 1,8 --repeats 3)
 e2e=(--repeats 5)
 listeners=(--listeners 1,32,80 --seconds 12)
+approximate=(--switch s3gen.flow_attention=chunked --switch s3gen.context_window=50 --switch s3gen.max_batch=32)
+chunked=(--listeners 80,200 --seconds 12)
 offline=(--streams 64 --repeats 2)
 if [[ $dry == --dry-run ]]; then
-  model=demo device=cpu all_s=2650 patience=5 # whatever the CPU
+  model=demo device=cpu all_s=2900 patience=5 # whatever the CPU
   t3=(--streams 1,2 --tokens 8 --positions 120 --repeats 1 --first-repeats 1)
   syncs=(--tokens 8 --positions 120)
   s3gen=(--seconds 1 --batch 1,2 --repeats 1)
   e2e=(--tokens 15 --repeats 1)
   listeners=(--listeners 1 --tokens 15 --seconds 1)
+  chunked=("${listeners[@]}")
   offline=(--streams 2 --tokens 15 --repeats 1)
 fi
 
@@ -81,6 +84,7 @@ bench syncs 30 syncs "${syncs[@]}"
 bench s3gen 50 s3gen --no-reference "${s3gen[@]}"
 bench e2e 40 e2e --switch watermark=false "${e2e[@]}"
 bench listeners 80 listeners --switch watermark=false "${listeners[@]}"
+bench chunked 70 listeners --switch watermark=false "${approximate[@]}" "${chunked[@]}"
 bench offline 40 e2e --profile throughput --switch warmup=first --switch watermark=false "${offline[@]}"
 bench low-vram 30 e2e --profile low-vram --switch watermark=false "${e2e[@]}"
 bench t3-int8 30 t3 --no-reference --switch t3.quantization=int8 "${t3[@]}"

@@ -16,10 +16,8 @@ from torch import Tensor
 from chatterbox_engine.accel.graphs import Graphs
 from chatterbox_engine.checkpoint import Checkpoint
 from chatterbox_engine.config import S3GenSwitches, T3Switches
-from chatterbox_engine.s3gen import model as s3gen_model
 from chatterbox_engine.s3gen.engine import S3GenEngine
-from chatterbox_engine.s3gen.model import S3GenModel
-from chatterbox_engine.s3gen.paged_solver import PagedSolver
+from chatterbox_engine.s3gen.model import S3GenModel, keep_pages
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.t3 import runner
 from chatterbox_engine.t3.engine import T3Engine
@@ -186,15 +184,13 @@ def test_s3gen_captures_the_steps_of_chunks_that_go_on(
     caplog.set_level(logging.WARNING)
     kernels: Any = SimpleNamespace(place=_Kernel(), attend=_Kernel())
     monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 0)
-    monkeypatch.setattr(
-        s3gen_model.PagedSolver, "of", lambda estimator, spec, graphs: PagedSolver(estimator, spec, graphs, kernels)
-    )
     checkpoint = small(family)
     with fake_cuda():
-        engine = s3gen(checkpoint, flow_attention="chunked")
+        engine = s3gen(checkpoint, flow_attention="chunked", gpu_kernels="plain")
+        keep_pages(engine._model.flow, engine._model.graphs, kernels)
         for _ in range(3):
             assert min(spoken(engine, checkpoint, 2, 60)) >= 60 * 960
         graphs = engine._model.graphs
-        assert any("paged euler" in key for key in graphs._graphs)
+        assert all(any(name in key for key in graphs._graphs) for name in ("paged encoder", "paged euler"))
         assert graphs.enabled
     assert not caplog.records

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatterbox_engine.s3gen.past import Before, Nothing, Part
+from chatterbox_engine.s3gen.past import Before, Nothing
 from chatterbox_engine.spec import EncoderSpec, S3GenSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN
 
@@ -57,11 +57,12 @@ class _Lookahead(nn.Module):
         self.conv1 = nn.Conv1d(width, width, lookahead + 1)
         self.conv2 = nn.Conv1d(width, width, 3)
         self.lookahead = lookahead
+        self.before = 2
 
     def forward(self, x: Tensor, before: Before) -> Tensor:
         """x (B, T + lookahead, W) -> (B, T, W)"""
         y = F.leaky_relu(self.conv1(x.transpose(1, 2))).transpose(1, 2)
-        return x[:, : y.shape[1]] + self.conv2(before.extend(y, 2).transpose(1, 2)).transpose(1, 2)
+        return x[:, : y.shape[1]] + self.conv2(before.extend(y, self.before).transpose(1, 2)).transpose(1, 2)
 
 
 class _Upsample(nn.Module):
@@ -71,10 +72,11 @@ class _Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(width, width, 2 * rate + 1)
         self.rate = rate
+        self.before = 2 * rate
 
     def forward(self, x: Tensor, before: Before) -> Tensor:
         """x (B, T, W) -> (B, rate T, W)"""
-        x = before.extend(x.repeat_interleave(self.rate, dim=1), 2 * self.rate)
+        x = before.extend(x.repeat_interleave(self.rate, dim=1), self.before)
         return self.conv(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -99,19 +101,11 @@ class _RelativeAttention(nn.Module):
         v = self.linear_v(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         placed = (q + self.pos_bias_v).transpose(1, 2)  # (B, H, T, D)
 
-        def bias(part: Part) -> Tensor:
-            queries, keys = part.places, part.keys.shape[2]
+        def by_distance(rows: slice, queries: int, keys: int) -> Tensor:
             p = self.linear_pos(positions(queries, keys)).unflatten(-1, (self.heads, -1)).permute(1, 2, 0)
-            by_distance = torch.matmul(placed[part.rows, :, :queries], p)  # (rows, H, queries, keys + queries - 1)
-            # The last query's score for key j is that of distance keys-1-j, in column j; a query before it finds its
-            # own one column on: a view with a row stride shorter by one. Scaling it makes the copy in plain order that
-            # the fused attention kernels ask of a bias.
-            outer, head, row, _ = by_distance.stride()
-            start = by_distance.storage_offset() + queries - 1
-            size = (by_distance.shape[0], self.heads, queries, keys)
-            return by_distance.as_strided(size, (outer, head, row - 1, 1), start) * q.shape[-1] ** -0.5
+            return torch.matmul(placed[rows, :, :queries], p)
 
-        return self.linear_out(before.attend((q + self.pos_bias_u).transpose(1, 2), k, v, bias))
+        return self.linear_out(before.attend((q + self.pos_bias_u).transpose(1, 2), k, v, by_distance))
 
 
 class _FeedForward(nn.Module):
@@ -142,6 +136,7 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: S3GenSpec) -> None:
         super().__init__()
+        self.spec = spec.encoder
         width = spec.encoder.width
         self.embed = _Embed(width)
         self.pre_lookahead_layer = _Lookahead(width, spec.encoder.lookahead)
@@ -183,6 +178,11 @@ class Encoder(nn.Module):
             (B, 2T, W).
         """
         return self._run(self._embedded(x, lengths), low, high)
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Numbers that its convolutions keep of a row, at the token rate and at the frame rate."""
+        return self.spec.width * self.pre_lookahead_layer.before, self.spec.width * self.up_layer.before
 
     @property
     def lookahead(self) -> int:

@@ -6,7 +6,7 @@ Parameters carry the names of the reference's `flow.*`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from chatterbox_engine.accel import noise as positional
 from chatterbox_engine.accel.graphs import Recurring
+from chatterbox_engine.s3gen.chunk_encoder import ChunkEncoder, EncoderPast, GrowingEncoder
 from chatterbox_engine.s3gen.encoder import Encoder
 from chatterbox_engine.s3gen.estimator import Estimator
-from chatterbox_engine.s3gen.past import Continuation, Past
+from chatterbox_engine.s3gen.past import Before
 from chatterbox_engine.s3gen.solver import EulerSolver, Solver, SolverPast
 from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.types import FRAMES_PER_TOKEN
@@ -57,16 +58,13 @@ class FlowPast:
 
     solver: SolverPast
     """Of the estimator."""
-    low: Past = field(default_factory=Past)
-    """Of the encoder at the token rate."""
-    high: Past = field(default_factory=Past)
-    """Of the encoder at the frame rate."""
+    encoder: EncoderPast
     frames: int = 0
     """Mel frames so far, the prompt's among them."""
 
     def copy(self) -> "FlowPast":
         """Another stream's, that begins alike."""
-        return FlowPast(self.solver.copy(), self.low.copy(), self.high.copy(), self.frames)
+        return FlowPast(self.solver.copy(), self.encoder.copy(), self.frames)
 
     def forget(self, first: int, last: int) -> None:
         """Keep for the estimator the first and the last so many frames; the encoder, which is small, keeps all."""
@@ -96,6 +94,8 @@ class Flow(nn.Module):
         """Whoever puts something else here knows what the weights are, and where."""
         self.captured: Recurring | None = None
         """Runs instead of `encode` where somebody has put it here."""
+        self.chunks: ChunkEncoder = GrowingEncoder(self.encode_next)
+        """Likewise."""
 
     def forward(
         self,
@@ -150,6 +150,16 @@ class Flow(nn.Module):
         """What to speak: tokens (B, T) of `lengths` (B,), or all T, -> (B, mel_bins, 2T)."""
         return self.encoder_proj(self.encoder(self.input_embedding(tokens), lengths)).transpose(1, 2)
 
+    def encode_next(self, tokens: Tensor, lengths: Tensor, low: Before, high: Before) -> Tensor:
+        """What to speak: tokens (B, T + lookahead) of `lengths` (B,), after what came before at the token rate and at
+        the frame rate, -> (B, mel_bins, 2T)."""
+        hidden = self.encoder.go_on(self.input_embedding(tokens), lengths, low, high)
+        return self.encoder_proj(hidden).transpose(1, 2)
+
+    def begin(self, steps: int | None = None) -> FlowPast:
+        """The past of a stream without a prompt, which has not begun, for so many Euler steps. None: the spec's."""
+        return FlowPast(self.solver.begin(steps or self.spec.cfm_steps), self.chunks.begin())
+
     def hear(self, prompt: Tensor, prompt_feat: Tensor, speaker: Tensor, *, steps: int | None = None) -> FlowPast:
         """The past of a stream that has not begun: its voice's prompt, computed once for all streams of the voice.
 
@@ -161,7 +171,7 @@ class Flow(nn.Module):
             speaker: (1, speaker_width).
             steps: Euler steps, of the streams too. None: `spec.cfm_steps`.
         """
-        past = FlowPast(self.solver.begin(steps or self.spec.cfm_steps))
+        past = self.begin(steps)
         lookahead = self.spec.encoder.lookahead
         if prompt.shape[1] > lookahead:
             frames = FRAMES_PER_TOKEN * (prompt.shape[1] - lookahead)
@@ -199,12 +209,9 @@ class Flow(nn.Module):
         lengths = [len(own) for own in tokens]
         counts = [length - (0 if final else lookahead) for length, final in zip(lengths, finals, strict=True)]
         frames = [FRAMES_PER_TOKEN * count for count in counts]
-        low = Continuation([past.low for past in pasts], counts, 1)
-        high = Continuation([past.high for past in pasts], frames, 1)
         padded = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True)
         padded = F.pad(padded, (0, max(counts) + lookahead - padded.shape[1]))
-        given = self.input_embedding(padded), torch.tensor(lengths, device=padded.device)
-        mu = self.encoder_proj(self.encoder.go_on(*given, low, high)).transpose(1, 2)
+        mu = self.chunks.go_on(padded, lengths, counts, [past.encoder for past in pasts])
         voice = self.spk_embed_affine_layer(F.normalize(speaker.to(mu.dtype), dim=1))
         cond = torch.zeros_like(mu)
         for row, past in enumerate(pasts):

@@ -1,6 +1,7 @@
 """S3Gen's two networks on one device."""
 
 import logging
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -9,19 +10,29 @@ from chatterbox_engine.accel.compile import compiled
 from chatterbox_engine.accel.device import set_convolutions
 from chatterbox_engine.accel.graphs import Graphs, Recurring
 from chatterbox_engine.config import S3GenSwitches
+from chatterbox_engine.errors import reason
 from chatterbox_engine.s3gen import vocoder
+from chatterbox_engine.s3gen.chunk_encoder import PagedEncoder
 from chatterbox_engine.s3gen.flow import Flow
 from chatterbox_engine.s3gen.native_solver import NativeSolver
+from chatterbox_engine.s3gen.paged import Pages
 from chatterbox_engine.s3gen.paged_solver import PagedSolver
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.s3gen.vocoder import Vocoder
 from chatterbox_engine.spec import S3GenSpec, VocosSpec
+from chatterbox_engine.types import FRAMES_PER_TOKEN
 from chatterbox_engine.weights import Weights, load
 
 logger = logging.getLogger(__name__)
 
 _MOST_GRAPHS = 96
 """Captured: of an Euler step some 1,500 kernels, of the others fewer."""
+
+
+def keep_pages(flow: Flow, graphs: Graphs, kernels: ModuleType) -> None:
+    """From now on the flow's chunks go on from pages. `kernels`: the module `triton_kernels`, which must run there."""
+    flow.solver = PagedSolver(flow.decoder.estimator, flow.spec, graphs, kernels)
+    flow.chunks = PagedEncoder(flow.encode_next, flow.encoder, graphs, kernels)
 
 
 class S3GenModel:
@@ -62,10 +73,34 @@ class S3GenModel:
         if self.graphs.enabled:
             flow.solver = EulerSolver(estimator, spec, self.graphs)
             flow.captured = Recurring("encoder", flow.encode, self.graphs)
-        if switches.goes_on(spec.chunked) and switches.gpu_kernels == "auto":
-            flow.solver = PagedSolver.of(estimator, spec, self.graphs) or flow.solver
+        if device.type == "cuda" and switches.goes_on(spec.chunked) and switches.gpu_kernels == "auto":
+            self._keep_pages()
         if switches.compile != "off":
             self._compile(switches)
+
+    def _keep_pages(self) -> None:
+        """Where the GPU's own kernels fit the model and run here; if they don't run, that is said."""
+        flow, spec = self.flow, self.spec
+        if not all(map(Pages.fit, (spec.encoder.width // spec.encoder.heads, spec.estimator.head_width))):
+            return
+        before = flow.solver, flow.chunks
+        try:
+            from chatterbox_engine.s3gen import triton_kernels
+
+            keep_pages(flow, self.graphs, triton_kernels)
+            with torch.cuda.device(self.device), torch.inference_mode():  # Triton launches on the thread's own
+                self._hear_silence()
+        except Exception as error:  # of the compiler, whose exceptions have no common class
+            flow.solver, flow.chunks = before
+            logger.warning("gpu_kernels: S3Gen's could not be compiled (%s); PyTorch's operators run.", reason(error))
+
+    def _hear_silence(self) -> None:
+        """Every kernel once: a token of one Euler step."""
+        spec = self.spec
+        prompt = torch.zeros(1, 1 + spec.encoder.lookahead, dtype=torch.int64, device=self.device)
+        feat = torch.zeros(1, FRAMES_PER_TOKEN * prompt.shape[1], spec.mel_bins, dtype=self.dtype, device=self.device)
+        speaker = torch.ones(1, spec.speaker_width, dtype=self.dtype, device=self.device)
+        self.flow.hear(prompt, feat, speaker, steps=1)
 
     def _compile(self, switches: S3GenSwitches) -> None:
         if switches.goes_on(self.spec.chunked):

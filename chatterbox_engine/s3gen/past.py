@@ -15,7 +15,23 @@ from torch import Tensor
 Kept = TypeVar("Kept")
 
 
-class Part(NamedTuple):
+ByDistance = Callable[[slice, int, int], Tensor]
+"""Scores by distance, of some rows, their first so many queries, the last of so many keys (rows, H, queries, keys +
+queries - 1): in a query's row that of key j stands in column j for the last query, for one before it one column on."""
+
+
+class Before(Protocol):
+    """The places before a call's, to the layers, which ask in the order in which they run."""
+
+    def extend(self, x: Tensor, count: int) -> Tensor:
+        """x (R, T, C) -> (R, count + T, C), with the `count` places before it."""
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, by_distance: ByDistance | None = None) -> Tensor:
+        """Attention of new places q (R, H, T, D), whose keys and values (R, H, T, D) are, to themselves and to those
+        before them -> (R, T, H D), zero at padding. To the scores of each two places `by_distance` is added."""
+
+
+class _Part(NamedTuple):
     """Rows of a call that attend to the same number of keys."""
 
     rows: slice
@@ -28,21 +44,6 @@ class Part(NamedTuple):
     """True where a place may attend."""
 
 
-Bias = Callable[[Part], Tensor]
-"""What is added to a part's scores (rows, H, places, L)."""
-
-
-class Before(Protocol):
-    """The places before a call's, to the layers, which ask in the order in which they run."""
-
-    def extend(self, x: Tensor, count: int) -> Tensor:
-        """x (R, T, C) -> (R, count + T, C), with the `count` places before it."""
-
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Bias | None = None) -> Tensor:
-        """Attention of new places q (R, H, T, D), whose keys and values (R, H, T, D) are, to themselves and to those
-        before them -> (R, T, H D), zero at padding."""
-
-
 class Nothing:
     """The call holds its rows from their first place on; `mask` (B or 1, 1, 1 or T, T) says where they attend."""
 
@@ -52,8 +53,8 @@ class Nothing:
     def extend(self, x: Tensor, count: int) -> Tensor:
         return F.pad(x, (0, 0, count, 0))
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Bias | None = None) -> Tensor:
-        return _joined(_attended(q, Part(slice(None), keys.shape[2], keys, values, self._mask), bias))
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, by_distance: ByDistance | None = None) -> Tensor:
+        return _joined(_attended(q, _Part(slice(None), keys.shape[2], keys, values, self._mask), by_distance))
 
 
 @dataclass(slots=True)
@@ -96,16 +97,16 @@ class Continuation:
             _put(past.inputs, index, x[self._of(stream), own : own + count].clone())
         return x
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, bias: Bias | None = None) -> Tensor:
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, by_distance: ByDistance | None = None) -> Tensor:
         parts = self._parts(keys, values)
         if len(parts) == 1 and parts[0].places == q.shape[2]:
-            return _joined(_attended(q, parts[0], bias))
+            return _joined(_attended(q, parts[0], by_distance))
         y = torch.zeros_like(q)
         for part in parts:
-            y[part.rows, :, : part.places] = _attended(q, part, bias)
+            y[part.rows, :, : part.places] = _attended(q, part, by_distance)
         return _joined(y)
 
-    def _parts(self, keys: Tensor, values: Tensor) -> list[Part]:
+    def _parts(self, keys: Tensor, values: Tensor) -> list[_Part]:
         """Those of each stream, with what came before; its past has both from now on."""
         index, self._attention = self._attention, self._attention + 1
         parts = []
@@ -117,21 +118,31 @@ class Continuation:
             else:
                 seen = [new.clone() for new in seen]  # a view would keep the whole call's alive
             _put(past.keys_values, index, (seen[0], seen[1]))
-            parts.append(Part(rows, own, seen[0], seen[1], None))
+            parts.append(_Part(rows, own, seen[0], seen[1], None))
         return parts
 
     def _of(self, stream: int) -> slice:
         return slice(stream, None, len(self._pasts))
 
 
-def _attended(q: Tensor, part: Part, bias: Bias | None) -> Tensor:
+def _attended(q: Tensor, part: _Part, by_distance: ByDistance | None) -> Tensor:
     """Of a part's rows and places, of q (R, H, T, D)."""
     mask = part.mask
-    if bias is not None:
-        added = bias(part)
+    if by_distance is not None:
+        queries, keys = part.places, part.keys.shape[2]
+        added = _placed(by_distance(part.rows, queries, keys), keys) * q.shape[-1] ** -0.5
         mask = added if mask is None else added.masked_fill(~mask, -torch.inf)
     own = q[part.rows, :, : part.places]
     return F.scaled_dot_product_attention(own, part.keys, part.values, attn_mask=mask)
+
+
+def _placed(scores: Tensor, keys: int) -> Tensor:
+    """Scores by distance -> (rows, H, queries, keys): a view with a row stride shorter by one. To scale it makes the
+    copy in plain order that the fused attention kernels ask of a bias."""
+    rows, heads, queries, _ = scores.shape
+    outer, head, row, _ = scores.stride()
+    start = scores.storage_offset() + queries - 1
+    return scores.as_strided((rows, heads, queries, keys), (outer, head, row - 1, 1), start)
 
 
 def _joined(y: Tensor) -> Tensor:

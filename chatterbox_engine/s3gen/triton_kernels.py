@@ -1,8 +1,9 @@
 """Attention of new places to keys and values in pages, written for Triton. Importing this takes the compiler with it.
 
 A plan (streams, 3 + 2 P) int64 says of each stream how many places are new, the first of them counted from its first
-page's, and how many pages it has; then the pages' addresses and, as bits, which of their places are attended to. A page
-holds (steps, layers, sequences, HEADS, 2, PAGE, WIDTH). A call's rows are those of all streams, once a sequence.
+page's, and how many pages it has; then the pages' addresses and what is in them: as bits which of its 32 places are
+attended to and, above these, how many of earlier pages are. A page holds (steps, layers, sequences, HEADS, 2, PAGE,
+WIDTH). A call's rows are those of all streams, once a sequence.
 """
 
 import triton
@@ -37,33 +38,42 @@ def place(
 
 @triton.jit(do_not_specialize=_NUMBERS)
 def attend(
-    queries, out, plan, plan_width, step, layers, layer, frames, streams, sequences, scale,
-    HEADS: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    queries, out, added, plan, plan_width, step, layers, layer, frames, streams, sequences, scale,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, ADDS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attention of queries (R, frames, HEADS, WIDTH) of the new places to all places in their streams' pages, with a
-    running maximum (2205.14135): out, of the queries' shape, 0 at padding."""
+    running maximum (2205.14135): out, of the queries' shape, 0 at padding. If it ADDS, to the scores those by distance
+    (R, HEADS, frames, P PAGE + frames - 1), from P PAGE - 1 places back on."""
     row, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     own = plan + row % streams * plan_width
     pages = (plan_width - 3) // 2
     used = tl.load(own + 2)
     new = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     number = tl.arange(0, WIDTH)[None, :]
-    first = (row * frames * HEADS + head) * WIDTH
+    spoken = (row * frames * HEADS + head) * WIDTH
     here = new[:, None] * (HEADS * WIDTH) + number
-    query = tl.load(queries + first + here, mask=(new < frames)[:, None], other=0.0)
+    query = tl.load(queries + spoken + here, mask=(new < frames)[:, None], other=0.0)
     part = ((tl.load(step) * layers + layer) * sequences + row // streams) * HEADS + head
+    first = tl.load(own + 1)
+    farthest = pages * PAGE - 1 - (tl.load(own + 3 + pages + first // PAGE) >> 32) - first % PAGE
+    beside = added + (((row * HEADS + head) * frames + new) * (pages * PAGE + frames - 1))[:, None]
     # Of a finite least score a page of nothing but holes weighs 1 until there is a place, and then nothing.
     most = tl.full((BLOCK,), -1e30, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     sums = tl.zeros((BLOCK, WIDTH), tl.float32)
     at = tl.arange(0, PAGE)
     for page in range(used):
-        inside = (tl.load(own + 3 + pages + page) >> at) & 1 != 0
+        bits = tl.load(own + 3 + pages + page)
+        inside = (bits >> at) & 1 != 0
         memory = tl.load(own + 3 + page).to(queries.dtype)
         there = tl.multiple_of(memory + part * (2 * PAGE * WIDTH), 16) + (at[:, None] * WIDTH + number)
         key = tl.load(there, mask=inside[:, None], other=0.0)
-        score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
-        score = tl.where(inside[None, :], score, -1e30)
+        score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        if ADDS:
+            near = (bits >> 32) + at[None, :] + (farthest - new)[:, None]
+            score += tl.load(beside + near, mask=(new < frames)[:, None] & inside[None, :], other=0.0).to(tl.float32)
+        score = tl.where(inside[None, :], score * scale, -1e30)
         higher = tl.maximum(most, tl.max(score, axis=1))
         weight = tl.exp(score - higher[:, None])
         kept = tl.exp(most - higher)
@@ -71,6 +81,6 @@ def attend(
         sums = sums * kept[:, None] + tl.dot(weight.to(value.dtype), value, input_precision=PRECISION)
         total = total * kept + tl.sum(weight, axis=1)
         most = higher
-    spoken = new < tl.load(own)
-    made = tl.where(spoken[:, None], sums / tl.where(spoken, total, 1.0)[:, None], 0.0)
-    tl.store(out + first + here, made.to(out.dtype.element_ty), mask=(new < frames)[:, None])
+    own_place = new < tl.load(own)
+    made = tl.where(own_place[:, None], sums / tl.where(own_place, total, 1.0)[:, None], 0.0)
+    tl.store(out + spoken + here, made.to(out.dtype.element_ty), mask=(new < frames)[:, None])

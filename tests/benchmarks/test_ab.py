@@ -82,7 +82,7 @@ def test_a_switch_beside_its_base(bench: Bench, tmp_path: Path) -> None:
     assert rows["t3.cuda_graphs=true t3.exact=false"]["waits"] == "a GPU"
     assert rows["s3gen.cuda_graphs=true"]["waits"] == "a GPU"
     assert rows["t3.gpu_kernels=plain t3.exact=false t3.cuda_graphs=true"]["waits"] == "a GPU"
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert all(row["date"] and row["commit"] for row in rows.values())
     measured = told["rounds"]["alone t3 t3.kv_cache=full"]
     assert {name: len(own) for name, own in measured.items()} == {"base": 2, "own": 2, "base start": 1, "own start": 1}

@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ABSENT = ("ray", "fastapi", "chatterbox", "perth", "librosa", "torchaudio", "s3tokenizer", "gradio", "httpx")
 STEPS = [
-    "tests", "bandwidth", "t3", "syncs", "s3gen", "e2e", "listeners", "offline", "low-vram", "t3-int8", "t3-plain",
-    "s3gen-eager",
+    "tests", "bandwidth", "t3", "syncs", "s3gen", "e2e", "listeners", "chunked", "offline", "low-vram", "t3-int8",
+    "t3-plain", "s3gen-eager",
 ]  # fmt: skip
 _BLOCK = f"""
 import sys

@@ -13,8 +13,9 @@ from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen import model as module
 from chatterbox_engine.s3gen.engine import S3GenEngine
 from chatterbox_engine.s3gen.flow import Flow
-from chatterbox_engine.s3gen.model import S3GenModel
-from chatterbox_engine.s3gen.paged_solver import PagedSolver, _few
+from chatterbox_engine.s3gen.model import S3GenModel, keep_pages
+from chatterbox_engine.s3gen.paged import few
+from chatterbox_engine.s3gen.paged_solver import PagedSolver
 from chatterbox_engine.s3gen.pages import PagedPast
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.spec import S3GenSpec
@@ -122,10 +123,10 @@ def test_an_engine_speaks_the_same(kernels: ModuleType, monkeypatch: pytest.Monk
     for own in (False, True):
         if own:
             monkeypatch.setattr(module, "Graphs", Rerun)
-            monkeypatch.setattr(
-                module.PagedSolver, "of", lambda estimator, spec, graphs: PagedSolver(estimator, spec, graphs, kernels)
-            )
-        engine = S3GenEngine(S3GenModel(spec, RandomWeights(0), torch.float32, CPU, switches), switches, None)
+        model = S3GenModel(spec, RandomWeights(0), torch.float32, CPU, switches)
+        if own:
+            keep_pages(model.flow, model.graphs, kernels)
+        engine = S3GenEngine(model, switches, None)
         assert ("GPU kernels" in engine._model.kernels) == own
         engine.start()
         sounds = [say(engine, 21, (10, 20), 1)]
@@ -141,16 +142,10 @@ def test_an_engine_speaks_the_same(kernels: ModuleType, monkeypatch: pytest.Monk
 
 
 def test_few_numbers_of_streams() -> None:
-    assert [_few(streams) for streams in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 24, 25, 32)] == [
+    assert [few(streams) for streams in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 24, 25, 32)] == [
         1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 16, 24, 32, 32,
     ]  # fmt: skip
-    assert all(streams <= _few(streams) < 2 * streams for streams in range(1, 300))
-
-
-def test_on_a_cpu_it_does_not_fit(caplog: pytest.LogCaptureFixture) -> None:
-    estimator = loaded(SMALL).to(CPU).decoder.estimator
-    assert PagedSolver.of(estimator, SMALL, Graphs(CPU, False)) is None
-    assert not caplog.records
+    assert all(streams <= few(streams) < 2 * streams for streams in range(1, 300))
 
 
 @pytest.mark.slow
@@ -162,13 +157,14 @@ def test_it_compiles_for_every_gpu_since_ampere() -> None:
         "streams": number, "sequences": number,
     }  # fmt: skip
     sizes = {"HEADS": 8, "WIDTH": 64, "PAGE": 32}
-    attend = {"queries": bf16, "out": bf16, **plan, "scale": "fp32"}
+    attend = {"queries": bf16, "out": bf16, "added": bf16, **plan, "scale": "fp32"}
     assembly = compile_kernels(
         "s3gen.triton_kernels",
         [
             ("place", {"keys": bf16, "values": bf16, **plan}, sizes, 4),
-            ("attend", attend, {**sizes, "BLOCK": 64, "PRECISION": "tf32"}, 4),
+            ("attend", attend, {**sizes, "BLOCK": 64, "ADDS": False, "PRECISION": "tf32"}, 4),
+            ("attend", attend, {**sizes, "BLOCK": 64, "ADDS": True, "PRECISION": "tf32"}, 4),
         ],
     )
-    assert len(assembly) == 6
-    assert not [text for text in assembly if "global.b16" in text or "global.b32" in text]
+    assert len(assembly) == 9
+    assert not [text for text in assembly[:6] if "global.b16" in text or "global.b32" in text]
