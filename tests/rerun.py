@@ -17,14 +17,13 @@ class Rerun(Graphs):
     def __init__(self, device: torch.device, enabled: bool, most: int = 1024) -> None:
         super().__init__(CPU, False, most)
         self.enabled = enabled
-        self.replays = 0
+        self.replays = self.captures = 0
 
     def capture(self, key: Hashable, function: Callable[..., Tensor], *given: Tensor | None) -> None:
         inputs = tuple(None if tensor is None else tensor.clone() for tensor in given)
         replay: Any = self._replay(key, lambda: function(*inputs))
-        self._graphs[key] = _Captured(replay, inputs, function(*inputs).clone())
-        if len(self._graphs) > self._most:
-            self._graphs.popitem(last=False)
+        self._keep(key, _Captured(replay, inputs, function(*inputs).clone()))
+        self.captures += 1
 
     def _replay(self, key: Hashable, function: Callable[[], Tensor]) -> "_Replay":
         def again() -> None:

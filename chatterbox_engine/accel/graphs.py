@@ -35,10 +35,15 @@ class Graphs:
     """
 
     def __init__(self, device: torch.device, enabled: bool, most: int = 1024) -> None:
-        """`most`: graphs kept, those used last."""
+        """`most`: graphs kept."""
         self.enabled = enabled and device.type == "cuda"
+        self.calls = 0
+        """Of `run`, so far."""
         self._most = most
         self._graphs: OrderedDict[Hashable, _Captured] = OrderedDict()
+        """Those used last are the last."""
+        self._used: dict[Hashable, int] = {}
+        """The last call of each."""
         self._pool = torch.cuda.graph_pool_handle() if self.enabled else None
         self._stream = torch.cuda.Stream(device) if self.enabled else None
 
@@ -50,15 +55,21 @@ class Graphs:
 
     def run(self, key: Hashable, function: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
         """The function's result; a captured one's lies in memory that the next run of any graph may overwrite."""
+        self.calls += 1
         if key not in self._graphs:
             return function(*given)
         self._graphs.move_to_end(key)
+        self._used[key] = self.calls
         captured = self._graphs[key]
         for own, new in zip(captured.inputs, given, strict=True):
             if own is not None and new is not None:
                 own.copy_(new)
         captured.graph.replay()
         return captured.result
+
+    def room(self, call: int) -> bool:
+        """Whether a graph more is kept, or one can go that was not used since a call."""
+        return len(self._graphs) < self._most or self._used[next(iter(self._graphs))] < call
 
     def capture(self, key: Hashable, function: Callable[..., Tensor], *given: Tensor | None) -> None:
         """Capture the function for a key. It runs a few times before, over copies of what is given, so what else it
@@ -77,28 +88,38 @@ class Graphs:
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     result = function(*inputs)
-            self._graphs[key] = _Captured(graph, inputs, result)
+            self._keep(key, _Captured(graph, inputs, result))
         except RuntimeError as error:
             self.enabled = False
             self.clear()
             logger.warning("cuda_graphs: %s could not be captured (%s); running eagerly.", key, error)
+
+    def _keep(self, key: Hashable, captured: _Captured) -> None:
+        self._graphs[key] = captured
+        self._used[key] = self.calls
         if len(self._graphs) > self._most:
-            self._graphs.popitem(last=False)
+            del self._used[self._graphs.popitem(last=False)[0]]
 
     def clear(self) -> None:
         """Forget every graph: what they captured has moved."""
         self._graphs.clear()
+        self._used.clear()
 
 
 class Recurring:
-    """A function of tensors that is captured for those of their shapes that come again, and runs eagerly for others."""
+    """A function of tensors that is captured for those of their shapes that come again, and runs eagerly for others.
+
+    Where all graphs are in use, a shape gets one only if it has come since another was used (O'Neil et al., 1993, The
+    LRU-K page replacement algorithm). So of too many shapes some are captured, and not all of them again and again.
+    """
 
     def __init__(self, name: str, function: Callable[..., Tensor], graphs: Graphs) -> None:
         """`name`: another than that of any other function with these graphs."""
         self._name = name
         self._function = function
         self._graphs = graphs
-        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._seen: OrderedDict[Hashable, int] = OrderedDict()
+        """The call at which each shape came last."""
 
     @property
     def enabled(self) -> bool:
@@ -107,18 +128,23 @@ class Recurring:
 
     def recurs(self, *given: Tensor | None) -> bool:
         """Whether inputs of such shapes have come before; now they have."""
-        key = self._key(given)
-        known = key in self._seen
-        self._seen[key] = None
+        return self._last(self._key(given)) is not None
+
+    def _last(self, key: Hashable) -> int | None:
+        """When it came last, if it did; now it does."""
+        last = self._seen.get(key)
+        self._seen[key] = self._graphs.calls
         self._seen.move_to_end(key)
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        return known
+        return last
 
     def __call__(self, *given: Tensor | None) -> Tensor:
         graphs, key = self._graphs, self._key(given)
-        if graphs.enabled and key not in graphs and self.recurs(*given):
-            graphs.capture(key, self._function, *given)
+        if graphs.enabled and key not in graphs:
+            last = self._last(key)
+            if last is not None and graphs.room(last):
+                graphs.capture(key, self._function, *given)
         result = graphs.run(key, self._function, *given)
         return result.clone() if key in graphs else result
 

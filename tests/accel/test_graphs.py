@@ -51,6 +51,30 @@ def test_the_longest_unused_graph_goes() -> None:
     assert len(graphs) == 2
 
 
+def test_of_too_many_shapes_some_stay_captured() -> None:
+    """However often they come round."""
+    graphs = Rerun(CPU, True, most=3)
+    function = Recurring("it", weighed, graphs)
+    for _ in range(10):
+        for length in range(1, 7):
+            function(torch.ones(length), None)
+    assert graphs.captures == 3
+    assert graphs.replays == 9 * 3
+
+
+def test_a_shape_that_comes_instead_of_another_takes_its_graph() -> None:
+    graphs = Rerun(CPU, True, most=2)
+    function = Recurring("it", weighed, graphs)
+    for _ in range(4):
+        for length in (1, 2):
+            function(torch.ones(length), None)
+    for _ in range(4):
+        for length in (2, 3):
+            function(torch.ones(length), None)
+    assert graphs.captures == 3
+    assert graphs.replays == 2 * 3 + 4 + 3
+
+
 def test_where_nothing_is_captured_it_is_the_function() -> None:
     graphs = Rerun(CPU, False)
     function = Recurring("it", weighed, graphs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatterbox_engine.s3gen.chunk_encoder import GrowingPast
+from chatterbox_engine.s3gen.chunk_encoder import EncoderPast
 from chatterbox_engine.s3gen.encoder import chunk_mask
 from chatterbox_engine.s3gen.flow import Flow, FlowPast, flow_noise
 from chatterbox_engine.s3gen.past import Past
@@ -129,7 +129,7 @@ def test_streams_at_different_places_go_on_together_as_alone(flow: Flow, finals:
 def test_what_is_forgotten_lies_in_the_middle() -> None:
     keys = torch.arange(10.0).view(1, 1, 10, 1)
     own = EulerPast([Past([], [(keys, -keys)])])
-    past = FlowPast(own, GrowingPast(), frames=10)
+    past = FlowPast(own, EncoderPast(Past(), Past()), frames=10)
     past.forget(2, 3)
     kept, values = own.steps[0].keys_values[0]
     assert kept.flatten().tolist() == [0, 1, 7, 8, 9]
