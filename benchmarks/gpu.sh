@@ -38,7 +38,8 @@ syncs=(--tokens 50 --positions 300)
 s3gen=(--seconds 5,10 --batch 1,8 --repeats 3)
 e2e=(--repeats 5)
 listeners=(--listeners 1,32,80 --seconds 12)
-approximate=(--switch s3gen.flow_attention=chunked --switch s3gen.context_window=50 --switch s3gen.max_batch=32)
+approximate=(--switch s3gen.flow_attention=chunked --switch s3gen.context_window=50 --switch s3gen.max_batch=32
+             --switch t3.max_positions=512) # what 200 streams keep fits into 140 GB
 chunked=(--listeners 80,200 --seconds 12)
 offline=(--streams 64 --repeats 2)
 if [[ $dry == --dry-run ]]; then
