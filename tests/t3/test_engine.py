@@ -16,7 +16,7 @@ from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.types import SamplingParams, T3Voice
 from chatterbox_engine.weights import StateDictWeights
 
-TOKENS = 48
+TOKENS = 32
 SHORT = [255, 20, 31, 42, 17, 0]
 LONG = [255, *(1 + i * 37 % 250 for i in range(180)), 0]
 
