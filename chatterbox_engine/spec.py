@@ -167,6 +167,12 @@ class S3GenSpec(_Spec):
     vocos: VocosSpec = VocosSpec()
     """Of the Vocos that training makes for it, and that random weights have; a file of one says its own."""
 
+    def frame_bytes(self, steps: int | None, number: int) -> int:
+        """What chunked attention keeps of a mel frame: the estimator's keys and values at each Euler step, in numbers
+        of so many bytes. `steps` None: `cfm_steps`."""
+        own, rows = self.estimator, 1 if self.meanflow else 2
+        return 2 * (steps or self.cfm_steps) * own.layers * rows * own.heads * own.head_width * number
+
 
 class SpeechTokenizerSpec(_Spec):
     """Dimensions of the S3 speech tokenizer, which voice encoding alone needs."""

@@ -27,6 +27,15 @@ def apply(switches: MemorySwitches, device: torch.device) -> None:
         torch.cuda.set_per_process_memory_fraction(switches.limit, device)
 
 
+def free_bytes(device: torch.device) -> int:
+    """What the device has that nobody uses."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil  # benchmarks/gpu.sh does without it
+
+    return int(psutil.virtual_memory().available)
+
+
 def give_back(device: torch.device) -> None:
     """Return what PyTorch holds and does not use to the device."""
     if device.type == "cuda":

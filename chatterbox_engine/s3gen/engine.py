@@ -1,5 +1,6 @@
 """S3Gen's loop: chunks of many streams through the flow and the vocoder, in batches."""
 
+import logging
 import threading
 import time
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from chatterbox_engine.accel.memory import give_back
 from chatterbox_engine.config import S3GenSwitches
-from chatterbox_engine.errors import InvalidRequest, Overloaded
+from chatterbox_engine.errors import InvalidRequest, Overloaded, reason
 from chatterbox_engine.s3gen.capacity import Capacity
 from chatterbox_engine.s3gen.mels import ChunkedMels, Mels, WindowMels
 from chatterbox_engine.s3gen.model import S3GenModel
@@ -19,6 +20,8 @@ from chatterbox_engine.trend import Trend
 from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.worker import Worker
+
+logger = logging.getLogger(__name__)
 
 _FADE = np.concatenate(
     (np.zeros(SAMPLE_RATE // 50), (1 + np.cos(np.linspace(np.pi, 0, SAMPLE_RATE // 50))) / 2)
@@ -155,8 +158,12 @@ class S3GenEngine(Worker):
             self._emit([work[0].stream], [self._shaped(work[0], np.zeros(0, np.float32))], final=False)
             return True
         self.batch = len(work)
-        mels = self._mels(work)
-        sounds = self._vocoded(work, mels)
+        try:
+            mels = self._mels(work)
+            sounds = self._vocoded(work, mels)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._drop([item.stream for item in work], error)
+            return True
         shaped = [self._shaped(item, sound.cpu().numpy()) for item, sound in zip(work, sounds, strict=True)]
         self._emit([item.stream for item in work], shaped, final=False)
         now = time.monotonic()
@@ -181,6 +188,14 @@ class S3GenEngine(Worker):
             streams, self._streams = self._streams, []
         for stream in streams:
             stream.audio.fail(error)
+
+    def _drop(self, dropped: list[SpeechStream], error: BaseException) -> None:
+        """There is no memory for a call: its streams end, and give back what they kept; the others go on."""
+        logger.error("S3Gen has no memory for a call of %d streams, which end: %s", len(dropped), reason(error))
+        with self._lock:
+            self._streams = [stream for stream in self._streams if stream not in dropped]
+        for stream in dropped:
+            stream.audio.fail(Overloaded(why="The device has no memory for more audio of this stream."))
 
     def _vocoded(self, work: list[Work], mels: list[Tensor]) -> list[Tensor]:
         """The samples that each chunk's mel settles."""

@@ -20,7 +20,7 @@ from chatterbox_engine.s3gen.paged_solver import PagedSolver
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.s3gen.vocoder import Vocoder
 from chatterbox_engine.spec import S3GenSpec, VocosSpec
-from chatterbox_engine.types import FRAMES_PER_TOKEN
+from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE
 from chatterbox_engine.weights import Weights, load
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,11 @@ class S3GenModel:
             return
         for block in self.flow.decoder.estimator.blocks():
             block.forward = compiled(block.forward, switches.compile, "the flow's blocks")
+
+    def second_bytes(self, steps: int | None) -> int:
+        """What chunked attention keeps of a second of a stream, or of a voice's prompt."""
+        whole = self.dtype == torch.float32 and not isinstance(self.flow.solver, NativeSolver)
+        return TOKEN_RATE * FRAMES_PER_TOKEN * self.spec.frame_bytes(steps, 4 if whole else 2)
 
     @property
     def kernels(self) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.errors import EngineDead, Overloaded
 from chatterbox_engine.s3gen.engine import S3GenEngine
+from chatterbox_engine.s3gen.mels import ChunkedMels
 from chatterbox_engine.s3gen.model import S3GenModel
+from chatterbox_engine.s3gen.scheduler import Work
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.spec import SPECS, ModelSpec
 from chatterbox_engine.types import S3GenVoice
@@ -344,6 +347,35 @@ def test_a_stopped_engine_ends_its_streams(model: S3GenModel) -> None:
         spoken(stream)
     with pytest.raises(EngineDead):
         engine.open(voice())
+
+
+@pytest.mark.parametrize("error", [MemoryError("of the kernels"), torch.OutOfMemoryError("of the device")])
+def test_a_call_that_finds_no_memory_ends_its_own_streams(model: S3GenModel, error: Exception) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(flow_attention="chunked"), None)
+    mels: Any = engine._mels
+    exhausted = voice(40)
+
+    class Scarce(ChunkedMels):
+        def __call__(self, work: list[Work]) -> list[torch.Tensor]:
+            if any(item.stream.voice is exhausted and item.chunk.piece.done for item in work):
+                raise error
+            return super().__call__(work)
+
+    mels.__class__ = Scarce
+    engine.start()
+    try:
+        streams = [engine.open(own, schedule=(10,)) for own in (voice(), exhausted)]
+        for stream in streams:
+            stream.begin_piece(0, 0.0)
+            stream.feed(tokens(30), final=True)
+            stream.finish()
+        assert len(spoken(streams[0])) == 30 * 960
+        with pytest.raises(Overloaded, match="no memory"):
+            spoken(streams[1])
+        assert engine.running == 0
+        assert len(say(engine, 10, WHOLE)) == 9600
+    finally:
+        engine.stop()
 
 
 def test_a_chunk_is_made_of_what_was_kept(chunked: S3GenEngine, engine: S3GenEngine) -> None:
