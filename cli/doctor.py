@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+import yaml
+from pydantic import ValidationError
 
 from benchmarks import conditions
 from chatterbox_engine.accel import native
@@ -16,27 +18,53 @@ from chatterbox_engine.accel.device import pick_device, s3gen_dtype, t3_dtype
 from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import find
 from chatterbox_engine.config import PROFILES, EngineConfig
-from chatterbox_engine.errors import ChatterboxError
+from chatterbox_engine.errors import ChatterboxError, InvalidRequest, reason
 from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE
 from deployments.settings import ServiceSettings
 
 Finding = tuple[str, str]
 """What it is about, and what there is to say."""
+_IMPORT_PATH = "deployments.app:build"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="auto", help="as in serve_config.yaml")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--profile", default="balanced", choices=list(PROFILES))
+    parser.add_argument(
+        "config", nargs="?", type=Path, help="as for `serve run`: what it says is looked at, and held to"
+    )
+    parser.add_argument("--model", help="instead of the configuration's")
+    parser.add_argument("--device")
+    parser.add_argument("--profile", choices=list(PROFILES))
 
 
 def run(given: argparse.Namespace) -> None:
-    """Raises InvalidRequest where the device is not there, ModelUnavailable where the model is not to be had."""
-    for about, told in chain(machine(), choices(given.model, given.device, given.profile)):
+    """Raises InvalidRequest where the configuration does not hold or the device is not there, ModelUnavailable where
+    the model is not to be had."""
+    settings = ServiceSettings() if given.config is None else settings_of(given.config)
+    named = {name: getattr(given, name) for name in ("model", "device", "profile") if getattr(given, name) is not None}
+    settings = settings.model_copy(update=named)
+    config = settings.engine_config()
+    for about, told in chain(machine(settings.voices_folder), choices(settings.model, settings.device, config)):
         print(f"{about:<20} {told}")
 
 
-def machine() -> Iterator[Finding]:
+def settings_of(path: Path) -> ServiceSettings:
+    """Of this service in a file of Ray Serve's. Raises InvalidRequest where it has none, or they do not hold."""
+    try:
+        told = yaml.safe_load(path.read_text())
+        given = [one.get("args") or {} for one in told["applications"] if one["import_path"] == _IMPORT_PATH]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {reason(error)}.", "config") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest(f"{path} is no configuration of Ray Serve.", "config") from error
+    if not given:
+        raise InvalidRequest(f"{path} has no application whose import_path is {_IMPORT_PATH}.", "config")
+    try:
+        return ServiceSettings.model_validate(given[0])
+    except ValidationError as error:
+        raise InvalidRequest.of(error) from error
+
+
+def machine(voices_folder: str) -> Iterator[Finding]:
     """What is here."""
     yield "Python, torch", f"{platform.python_version()}, {torch.__version__}"
     here = conditions.machine(torch.device("cpu"))
@@ -53,15 +81,17 @@ def machine() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         free, there = torch.cuda.mem_get_info(index)
         yield f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {there / 2**30:.1f} GiB free"
-    folder = Path(ServiceSettings().voices_folder)
+    yield "voices", voices_folder if "://" in voices_folder else _writable(Path(voices_folder))
+
+
+def _writable(folder: Path) -> str:
     above = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     can = "can be written" if os.access(above, os.W_OK) else "CANNOT be written: set voices_folder"
-    yield "voices", f"{folder}, {can}"
+    return f"{folder}, {can}"
 
 
-def choices(model: str, device: str, profile: str) -> Iterator[Finding]:
+def choices(model: str, device: str, config: EngineConfig) -> Iterator[Finding]:
     """What would be taken. Raises InvalidRequest, ModelUnavailable."""
-    config = EngineConfig.profile(profile)
     picked, why = pick_device(device)
     yield "device", f"{picked} ({why})"
     try:
