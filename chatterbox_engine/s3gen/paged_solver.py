@@ -37,9 +37,10 @@ class PagedSolver(EulerSolver):
         before = torch.stack([past.before for past in own], dim=2)
         if self._recurring.enabled:
             rows = few(streams) - streams
-            padding = 0 if self._recurring.recurs(x) else -frames % PADDED_FRAMES
-            x, mu, cond = (F.pad(given, (0, padding, 0, 0, 0, rows)) for given in (x, mu, cond))
+            x, mu, cond = (F.pad(given, (0, 0, 0, 0, 0, rows)) for given in (x, mu, cond))
             speaker, plan, before = (F.pad(given, (0, 0, 0, rows)) for given in (speaker, plan, before))
+            if not self._recurring.recurs(x):
+                x, mu, cond = (F.pad(given, (0, -frames % PADDED_FRAMES)) for given in (x, mu, cond))
         mu, speaker, cond = self._guided(mu, speaker, cond)
         made = []
         indices = torch.arange(steps, device=x.device).split(1)

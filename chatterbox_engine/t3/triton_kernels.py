@@ -34,17 +34,19 @@ def add_norm(x, delta, weight, bias, out, eps, width, ADDS: tl.constexpr, CENTRE
 
 
 @triton.jit
-def place(
-    qkv, cos, sin, positions, queries, cache, both, row_stride, head_stride,
-    TURNS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
+def attend(
+    qkv, cos, sin, positions, queries, cache, out, both, row_stride, head_stride, length, scale,
+    TURNS: tl.constexpr, ASKED: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """qkv (R, 3, HEADS, WIDTH): queries (R, HEADS, WIDTH), turned if it TURNS; keys and values to their places in a
-    layer's cache (2, rows, HEADS, positions, WIDTH), whose first row is row 0 here."""
+    """Attention of qkv (R, 3, HEADS, WIDTH), turned if it TURNS, to the places of their rows up to their own, of those
+    before it the first `length`, with a running maximum (2205.14135): out (R, HEADS, WIDTH). Keys and values go to
+    their places in a layer's cache (2, rows, HEADS, positions, WIDTH), whose first row is row 0 here; the queries, if
+    they are ASKED for, to queries (R, HEADS, WIDTH)."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     position = tl.load(positions + row)
-    number = tl.arange(0, WIDTH)
+    number, block = tl.arange(0, WIDTH), tl.arange(0, BLOCK)
     own = (row * 3 * HEADS + head) * WIDTH
-    kind = queries.dtype.element_ty
+    kind = out.dtype.element_ty
     query = tl.load(qkv + own + number).to(tl.float32)
     key = tl.load(qkv + own + HEADS * WIDTH + number).to(tl.float32)
     value = tl.load(qkv + own + 2 * HEADS * WIDTH + number)
@@ -56,42 +58,34 @@ def place(
         sine = tl.where(number < half, -sine, sine)
         query = query * cosine + tl.load(qkv + own + across).to(tl.float32) * sine
         key = key * cosine + tl.load(qkv + own + HEADS * WIDTH + across).to(tl.float32) * sine
-    tl.store(queries + (row * HEADS + head) * WIDTH + number, query.to(kind))
-    there = cache + row * row_stride + head * head_stride + position * WIDTH + number
-    tl.store(there, key.to(kind))
-    tl.store(there + both, value)
-
-
-@triton.jit
-def attend(
-    queries, cache, positions, out, both, row_stride, head_stride, length, scale,
-    HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Attention of queries (R, HEADS, WIDTH) to the places of their rows up to their own, of the first `length`, with a
-    running maximum (2205.14135): out (R, HEADS, WIDTH)."""
-    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    end = tl.minimum(tl.load(positions + row) + 1, length)
-    number, block = tl.arange(0, WIDTH), tl.arange(0, BLOCK)
-    own = (row * HEADS + head) * WIDTH + number
-    query = tl.load(queries + own).to(tl.float32) * scale
+    query = query.to(kind)
+    key = key.to(kind)
+    made = (row * HEADS + head) * WIDTH + number
+    if ASKED:
+        tl.store(queries + made, query)
     keys = cache + row * row_stride + head * head_stride
-    most = tl.full((), float("-inf"), tl.float32)
-    total = tl.full((), 0.0, tl.float32)
-    sums = tl.zeros((WIDTH,), tl.float32)
+    tl.store(keys + position * WIDTH + number, key)
+    tl.store(keys + both + position * WIDTH + number, value)
+    # Its own place comes first, and from here: what was just stored is not read back.
+    query = query.to(tl.float32) * scale
+    most = tl.sum(query * key.to(tl.float32), axis=0)
+    total = tl.full((), 1.0, tl.float32)
+    sums = value.to(tl.float32)
+    end = tl.minimum(position, length)
     for begin in range(0, length, BLOCK):  # beyond the end nothing is read
         places = begin + block
         inside = places < end
         there = keys + places[:, None] * WIDTH + number[None, :]
-        key = tl.load(there, mask=inside[:, None], other=0.0).to(tl.float32)
-        score = tl.where(inside, tl.sum(key * query[None, :], axis=1), float("-inf"))
+        earlier = tl.load(there, mask=inside[:, None], other=0.0).to(tl.float32)
+        spoken = tl.load(there + both, mask=inside[:, None], other=0.0).to(tl.float32)
+        score = tl.where(inside, tl.sum(earlier * query[None, :], axis=1), float("-inf"))
         new = tl.maximum(most, tl.max(score, axis=0))
         weight = tl.exp(score - new)
         kept = tl.exp(most - new)
-        value = tl.load(there + both, mask=inside[:, None], other=0.0).to(tl.float32)
-        sums = sums * kept + tl.sum(weight[:, None] * value, axis=0)
+        sums = sums * kept + tl.sum(weight[:, None] * spoken, axis=0)
         total = total * kept + tl.sum(weight, axis=0)
         most = new
-    tl.store(out + own, (sums / total).to(out.dtype.element_ty))
+    tl.store(out + made, (sums / total).to(kind))
 
 
 @triton.jit

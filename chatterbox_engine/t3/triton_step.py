@@ -1,4 +1,4 @@
-"""A decode step's transformer by the GPU's own kernels: a third of the launches that PyTorch's operators take."""
+"""A decode step's transformer by the GPU's own kernels: a quarter of the launches that PyTorch's operators take."""
 
 import logging
 from types import ModuleType
@@ -81,8 +81,9 @@ class TritonStep:
         for index, layer in enumerate(model.layers):
             assert isinstance(layer, LlamaLayer | GPT2Layer)
             qkv = layer.qkv(self._normed(x, delta, layer.attention_norm))
-            q = self._place(qkv.contiguous(), index, positions, first_row)  # a quantised product may lie otherwise
-            delta = layer.out(self._attended(q, index, positions, first_row, length)).contiguous()
+            qkv = qkv.contiguous()  # a quantised product may lie otherwise
+            attended, q = self._attended(qkv, index, positions, first_row, length, aligned)
+            delta = layer.out(attended).contiguous()
             if mask is not None:
                 keys = self._cache.read(index, rows, length)[0]
                 heads = [head for place, head in spec.aligned_heads if place == index]
@@ -120,27 +121,21 @@ class TritonStep:
         )  # fmt: skip
         return out
 
-    def _place(self, qkv: Tensor, layer: int, positions: Tensor, first_row: int) -> Tensor:
-        """qkv (R, 3 H D) -> queries (R, H, D); keys and values go to the cache."""
+    def _attended(
+        self, qkv: Tensor, layer: int, positions: Tensor, first_row: int, length: int, asked: bool
+    ) -> tuple[Tensor, Tensor]:
+        """qkv (R, 3 H D), of which keys and values go to the cache, -> (R, H D), and the queries (R, H, D), if `asked`
+        for."""
         model, spec = self._model, self._model.spec
-        queries = qkv.new_empty(len(qkv), spec.heads, spec.head_width)
+        out = qkv.new_empty(len(qkv), spec.heads, spec.head_width)
+        queries = torch.empty_like(out) if asked else out
         cache = self._cache.store[layer][:, first_row:]
-        self._kernels.place[(len(qkv), spec.heads)](
-            qkv, model.cos, model.sin, positions, queries, cache, *cache.stride()[:3],
-            TURNS=spec.backbone == "llama", HEADS=spec.heads, WIDTH=spec.head_width, num_warps=1,
+        self._kernels.attend[(len(qkv), spec.heads)](
+            qkv, model.cos, model.sin, positions, queries, cache, out, *cache.stride()[:3], length,
+            spec.head_width**-0.5, TURNS=spec.backbone == "llama", ASKED=asked, HEADS=spec.heads,
+            WIDTH=spec.head_width, BLOCK=_PLACES, num_warps=8,
         )  # fmt: skip
-        return queries
-
-    def _attended(self, q: Tensor, layer: int, positions: Tensor, first_row: int, length: int) -> Tensor:
-        """Queries (R, H, D) -> (R, H D)."""
-        spec = self._model.spec
-        out = torch.empty_like(q)
-        cache = self._cache.store[layer][:, first_row:]
-        self._kernels.attend[(len(q), spec.heads)](
-            q, cache, positions, out, *cache.stride()[:3], length, spec.head_width**-0.5,
-            HEADS=spec.heads, WIDTH=spec.head_width, BLOCK=_PLACES, num_warps=8,
-        )  # fmt: skip
-        return out.flatten(1)
+        return out.flatten(1), queries
 
     def _gated(self, gate_up: Tensor) -> Tensor:
         rows, width = gate_up.shape[0], gate_up.shape[1] // 2

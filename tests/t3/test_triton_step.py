@@ -129,16 +129,10 @@ def test_it_compiles_for_every_gpu_since_ampere() -> None:
     bf16, fp32, int64, number = "*bf16", "*fp32", "*i64", "i32"
     cache = {"both": number, "row_stride": number, "head_stride": number}
     norm = {"x": bf16, "delta": bf16, "weight": bf16, "bias": bf16, "out": bf16, "eps": "fp32", "width": number}
-    place = {"qkv": bf16, "cos": bf16, "sin": bf16, "positions": int64, "queries": bf16, "cache": bf16, **cache}
     attend = {
-        "queries": bf16,
-        "cache": bf16,
-        "positions": int64,
-        "out": bf16,
-        **cache,
-        "length": number,
-        "scale": "fp32",
-    }
+        "qkv": bf16, "cos": bf16, "sin": bf16, "positions": int64, "queries": bf16, "cache": bf16, "out": bf16, **cache,
+        "length": number, "scale": "fp32",
+    }  # fmt: skip
     heads = {"HEADS": 16, "WIDTH": 64}
     draws = {
         "logits": fp32, "slots": int64, "seen": "*i1", "penalties": fp32, "temperatures": fp32, "min_p": fp32,
@@ -148,9 +142,9 @@ def test_it_compiles_for_every_gpu_since_ampere() -> None:
     kernels: list[Kernel] = [
         ("add_norm", norm, {"ADDS": True, "CENTRED": False, "BLOCK": 1024}, 4),
         ("add_norm", norm, {"ADDS": False, "CENTRED": True, "BLOCK": 1024}, 4),
-        ("place", place, {"TURNS": True, **heads}, 1),
-        ("place", place, {"TURNS": False, **heads}, 1),
-        ("attend", attend, {**heads, "BLOCK": 128}, 8),
+        ("attend", attend, {"TURNS": True, "ASKED": False, **heads, "BLOCK": 128}, 8),
+        ("attend", attend, {"TURNS": True, "ASKED": True, **heads, "BLOCK": 128}, 8),
+        ("attend", attend, {"TURNS": False, "ASKED": False, **heads, "BLOCK": 128}, 8),
         ("gate", {"gate_up": bf16, "out": bf16, "width": number}, {"BLOCK": 1024}, 4),
         ("draw", draws, {"KEY": key_of(Domain.SAMPLING, 0), "BLOCK": 16384}, 16),
     ]
