@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from chatterbox_engine.errors import InvalidRequest
-from chatterbox_engine.types import SamplingParams
+from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE, SamplingParams
 
 SPECS = Path(__file__).parent / "specs"
 
@@ -167,11 +167,12 @@ class S3GenSpec(_Spec):
     vocos: VocosSpec = VocosSpec()
     """Of the Vocos that training makes for it, and that random weights have; a file of one says its own."""
 
-    def frame_bytes(self, steps: int | None, number: int) -> int:
-        """What chunked attention keeps of a mel frame: the estimator's keys and values at each Euler step, in numbers
-        of so many bytes. `steps` None: `cfm_steps`."""
+    def second_bytes(self, steps: int | None, number: int) -> int:
+        """What chunked attention keeps of a second of mel: the estimator's keys and values at each Euler step, in
+        numbers of so many bytes. `steps` None: `cfm_steps`."""
         own, rows = self.estimator, 1 if self.meanflow else 2
-        return 2 * (steps or self.cfm_steps) * own.layers * rows * own.heads * own.head_width * number
+        frame = 2 * (steps or self.cfm_steps) * own.layers * rows * own.heads * own.head_width * number
+        return TOKEN_RATE * FRAMES_PER_TOKEN * frame
 
 
 class SpeechTokenizerSpec(_Spec):

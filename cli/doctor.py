@@ -19,7 +19,6 @@ from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import find
 from chatterbox_engine.config import PROFILES, EngineConfig
 from chatterbox_engine.errors import ChatterboxError, InvalidRequest, reason
-from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE
 from deployments.settings import ServiceSettings
 
 Finding = tuple[str, str]
@@ -110,7 +109,7 @@ def choices(model: str, device: str, config: EngineConfig) -> Iterator[Finding]:
     yield "quantization", f"{applicable(config.t3.quantization, picked)} (asked for: {config.t3.quantization})"
     on = config.s3gen.goes_on(spec.s3gen.chunked)
     whole = dtype == "float32" and not shorts
-    kept = TOKEN_RATE * FRAMES_PER_TOKEN * spec.s3gen.frame_bytes(config.s3gen.cfm_steps, 4 if whole else 2)
+    kept = spec.s3gen.second_bytes(config.s3gen.cfm_steps, 4 if whole else 2)
     goes_on = f"goes on from chunk to chunk, and keeps {kept / 1e6:.1f} MB of each second of a stream"
     yield "flow", goes_on if on else "computes all before it again with each chunk"
     yield (

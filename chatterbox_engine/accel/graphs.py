@@ -19,12 +19,14 @@ _one_at_a_time = threading.Lock()
 """A capture begins with a wait for the whole device, which spoils one that another thread is at."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Captured:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor | None, ...]
     """Where it reads them."""
     result: Tensor
+    used: int = 0
+    """The last call of it."""
 
 
 class Graphs:
@@ -42,8 +44,6 @@ class Graphs:
         self._most = most
         self._graphs: OrderedDict[Hashable, _Captured] = OrderedDict()
         """Those used last are the last."""
-        self._used: dict[Hashable, int] = {}
-        """The last call of each."""
         self._pool = torch.cuda.graph_pool_handle() if self.enabled else None
         self._stream = torch.cuda.Stream(device) if self.enabled else None
 
@@ -59,8 +59,8 @@ class Graphs:
         if key not in self._graphs:
             return function(*given)
         self._graphs.move_to_end(key)
-        self._used[key] = self.calls
         captured = self._graphs[key]
+        captured.used = self.calls
         for own, new in zip(captured.inputs, given, strict=True):
             if own is not None and new is not None:
                 own.copy_(new)
@@ -69,7 +69,7 @@ class Graphs:
 
     def room(self, call: int) -> bool:
         """Whether a graph more is kept, or one can go that was not used since a call."""
-        return len(self._graphs) < self._most or self._used[next(iter(self._graphs))] < call
+        return len(self._graphs) < self._most or next(iter(self._graphs.values())).used < call
 
     def capture(self, key: Hashable, function: Callable[..., Tensor], *given: Tensor | None) -> None:
         """Capture the function for a key. It runs a few times before, over copies of what is given, so what else it
@@ -95,15 +95,14 @@ class Graphs:
             logger.warning("cuda_graphs: %s could not be captured (%s); running eagerly.", key, error)
 
     def _keep(self, key: Hashable, captured: _Captured) -> None:
+        captured.used = self.calls
         self._graphs[key] = captured
-        self._used[key] = self.calls
         if len(self._graphs) > self._most:
-            del self._used[self._graphs.popitem(last=False)[0]]
+            self._graphs.popitem(last=False)
 
     def clear(self) -> None:
         """Forget every graph: what they captured has moved."""
         self._graphs.clear()
-        self._used.clear()
 
 
 class Recurring:

@@ -6,7 +6,6 @@ finaliser (C. Wellons, hash-prospector) and turned into uniform, exponential or 
 """
 
 import ctypes
-import logging
 import math
 from enum import IntEnum
 from functools import cache
@@ -16,9 +15,7 @@ import torch
 from torch import Tensor
 
 from chatterbox_engine.accel import native
-from chatterbox_engine.errors import reason
-
-logger = logging.getLogger(__name__)
+from chatterbox_engine.accel.gpu_kernels import tried
 
 _MASK = 0xFFFFFFFF
 _BLOCK = 1024
@@ -113,15 +110,15 @@ def _gpu_kernels() -> ModuleType | None:
     """Tried once; None where they do not run, which is said."""
     if not torch.cuda.is_available():
         return None
-    try:
+
+    def kernels() -> ModuleType:
         from chatterbox_engine.accel import triton_noise
 
         zero = torch.zeros(1, dtype=torch.int64, device="cuda")
         normals_by(triton_noise, zero, Domain.FLOW, zero, 1)
-    except Exception as error:  # of the compiler, whose exceptions have no common class
-        logger.warning("The GPU's own noise could not be compiled (%s); PyTorch's operators make it.", reason(error))
-        return None
-    return triton_noise
+        return triton_noise
+
+    return tried("The GPU's own noise", torch.device("cuda"), kernels)
 
 
 def derive_seed(seed: int, index: int) -> int:

@@ -147,8 +147,7 @@ class S3GenEngine(Worker):
         over = [stream for stream in streams if stream.over()]
         if over:
             self._emit(over, [np.zeros(0, np.float32)] * len(over), final=True)
-            with self._lock:
-                self._streams = [stream for stream in self._streams if stream not in over]
+            self._let_go(over)
         work = ready(streams, time.monotonic(), self._mels.length, self._switches.queue_chunks)
         if not work:
             return bool(over)
@@ -192,10 +191,13 @@ class S3GenEngine(Worker):
     def _drop(self, dropped: list[SpeechStream], error: BaseException) -> None:
         """There is no memory for a call: its streams end, and give back what they kept; the others go on."""
         logger.error("S3Gen has no memory for a call of %d streams, which end: %s", len(dropped), reason(error))
-        with self._lock:
-            self._streams = [stream for stream in self._streams if stream not in dropped]
+        self._let_go(dropped)
         for stream in dropped:
             stream.audio.fail(Overloaded(why="The device has no memory for more audio of this stream."))
+
+    def _let_go(self, ended: list[SpeechStream]) -> None:
+        with self._lock:
+            self._streams = [stream for stream in self._streams if stream not in ended]
 
     def _vocoded(self, work: list[Work], mels: list[Tensor]) -> list[Tensor]:
         """The samples that each chunk's mel settles."""

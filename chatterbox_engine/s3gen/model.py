@@ -8,19 +8,19 @@ import torch
 
 from chatterbox_engine.accel.compile import compiled
 from chatterbox_engine.accel.device import set_convolutions
+from chatterbox_engine.accel.gpu_kernels import tried
 from chatterbox_engine.accel.graphs import Graphs, Recurring
 from chatterbox_engine.config import S3GenSwitches
-from chatterbox_engine.errors import reason
 from chatterbox_engine.s3gen import vocoder
 from chatterbox_engine.s3gen.chunk_encoder import PagedEncoder
-from chatterbox_engine.s3gen.flow import Flow
+from chatterbox_engine.s3gen.flow import Flow, FlowPast
 from chatterbox_engine.s3gen.native_solver import NativeSolver
 from chatterbox_engine.s3gen.paged import Pages
 from chatterbox_engine.s3gen.paged_solver import PagedSolver
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.s3gen.vocoder import Vocoder
 from chatterbox_engine.spec import S3GenSpec, VocosSpec
-from chatterbox_engine.types import FRAMES_PER_TOKEN, TOKEN_RATE
+from chatterbox_engine.types import FRAMES_PER_TOKEN
 from chatterbox_engine.weights import Weights, load
 
 logger = logging.getLogger(__name__)
@@ -83,24 +83,25 @@ class S3GenModel:
         flow, spec = self.flow, self.spec
         if not all(map(Pages.fit, (spec.encoder.width // spec.encoder.heads, spec.estimator.head_width))):
             return
-        before = flow.solver, flow.chunks
-        try:
+
+        def heard() -> FlowPast:
             from chatterbox_engine.s3gen import triton_kernels
 
             keep_pages(flow, self.graphs, triton_kernels)
-            with torch.cuda.device(self.device), torch.inference_mode():  # Triton launches on the thread's own
-                self._hear_silence()
-        except Exception as error:  # of the compiler, whose exceptions have no common class
-            flow.solver, flow.chunks = before
-            logger.warning("gpu_kernels: S3Gen's could not be compiled (%s); PyTorch's operators run.", reason(error))
+            return self._hear_silence()
 
-    def _hear_silence(self) -> None:
+        before = flow.solver, flow.chunks
+        if tried("gpu_kernels: S3Gen's", self.device, heard) is None:
+            flow.solver, flow.chunks = before
+
+    @torch.inference_mode()
+    def _hear_silence(self) -> FlowPast:
         """Every kernel once: a token of one Euler step."""
         spec = self.spec
         prompt = torch.zeros(1, 1 + spec.encoder.lookahead, dtype=torch.int64, device=self.device)
         feat = torch.zeros(1, FRAMES_PER_TOKEN * prompt.shape[1], spec.mel_bins, dtype=self.dtype, device=self.device)
         speaker = torch.ones(1, spec.speaker_width, dtype=self.dtype, device=self.device)
-        self.flow.hear(prompt, feat, speaker, steps=1)
+        return self.flow.hear(prompt, feat, speaker, steps=1)
 
     def _compile(self, switches: S3GenSwitches) -> None:
         if switches.goes_on(self.spec.chunked):
@@ -112,7 +113,7 @@ class S3GenModel:
     def second_bytes(self, steps: int | None) -> int:
         """What chunked attention keeps of a second of a stream, or of a voice's prompt."""
         whole = self.dtype == torch.float32 and not isinstance(self.flow.solver, NativeSolver)
-        return TOKEN_RATE * FRAMES_PER_TOKEN * self.spec.frame_bytes(steps, 4 if whole else 2)
+        return self.spec.second_bytes(steps, 4 if whole else 2)
 
     @property
     def kernels(self) -> str:

@@ -1,20 +1,17 @@
 """A decode step's transformer by the GPU's own kernels: a quarter of the launches that PyTorch's operators take."""
 
-import logging
 from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatterbox_engine.accel.gpu_kernels import tried
 from chatterbox_engine.accel.noise import Domain, key_of
-from chatterbox_engine.errors import reason
 from chatterbox_engine.t3.kv_cache import KVCache
 from chatterbox_engine.t3.layers import GPT2Layer, LlamaLayer
 from chatterbox_engine.t3.model import T3Model, attention_of
 from chatterbox_engine.t3.sampling import Filters
-
-logger = logging.getLogger(__name__)
 
 _PLACES = 128
 """Of the cache in one go."""
@@ -40,16 +37,15 @@ class TritonStep:
         width = model.spec.head_width
         if model.device.type != "cuda" or cache.quantised or width & (width - 1):
             return None
-        try:
+
+        def step() -> TritonStep:
             from chatterbox_engine.t3 import triton_kernels
 
-            step = cls(model, cache, triton_kernels)
-            with torch.cuda.device(model.device):  # Triton launches on the thread's own
-                step.try_out()
-        except Exception as error:  # of the compiler, whose exceptions have no common class
-            logger.warning("gpu_kernels: T3's could not be compiled (%s); PyTorch's operators run.", reason(error))
-            return None
-        return step
+            made = cls(model, cache, triton_kernels)
+            made.try_out()
+            return made
+
+        return tried("gpu_kernels: T3's", model.device, step)
 
     def try_out(self) -> None:
         """Run every kernel once, over nobody's places."""

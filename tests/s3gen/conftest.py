@@ -1,6 +1,8 @@
 """The reference's S3Gen classes at a small depth, with random weights that keep signals at a size of about 1."""
 
 import math
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from chatterbox_engine.spec import EncoderSpec, EstimatorSpec, S3GenSpec
+from tests.interpreted import interpreted
 
 TOLERANCE = 1e-4
 SMALL = S3GenSpec(
@@ -123,3 +126,12 @@ def reference_hift() -> Any:
     hift.voiced = speak_in_turns(hift.f0_predictor, 7)
     hift.conv_post.parametrizations.weight.original0.data *= QUIET
     return hift
+
+
+@pytest.fixture(scope="module")
+def gpu_kernels() -> Iterator[ModuleType]:
+    """S3Gen's, for tensors of tests.interpreted.DEVICE."""
+    with interpreted():
+        from chatterbox_engine.s3gen import triton_kernels
+
+        yield triton_kernels

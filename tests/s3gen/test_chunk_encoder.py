@@ -8,9 +8,8 @@ import torch
 from chatterbox_engine.s3gen.chunk_encoder import ChunkEncoder, GrowingEncoder, PagedEncoder
 from tests.interpreted import DEVICE
 from tests.rerun import CPU, Rerun
-from tests.s3gen.test_paged_solver import EAGER, SMALL, kernels, loaded
+from tests.s3gen.test_paged_solver import EAGER, SMALL, loaded
 
-__all__ = ["kernels"]
 LOOKAHEAD = SMALL.encoder.lookahead
 
 
@@ -41,12 +40,12 @@ def chunks(encoder: ChunkEncoder) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_pages_are_tensors_that_grow(kernels: ModuleType, captured: bool) -> None:
+def test_pages_are_tensors_that_grow(gpu_kernels: ModuleType, captured: bool) -> None:
     if captured and DEVICE.type == "cuda":
         pytest.skip("tests/test_gpu.py has it")
     flow = loaded(SMALL)
     graphs = Rerun(CPU, True) if captured else EAGER
-    paged = PagedEncoder(flow.encode_next, flow.encoder, graphs, kernels)
+    paged = PagedEncoder(flow.encode_next, flow.encoder, graphs, gpu_kernels)
     with torch.inference_mode():
         for ours, expected in zip(chunks(paged), chunks(GrowingEncoder(flow.encode_next)), strict=True):
             torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)

@@ -1,6 +1,5 @@
 """Chunks over pages by the GPU's own attention, by Triton's interpreter where no GPU is, against tensors that grow."""
 
-from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
@@ -20,7 +19,7 @@ from chatterbox_engine.s3gen.pages import PagedPast
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.spec import S3GenSpec
 from chatterbox_engine.weights import RandomWeights, load
-from tests.interpreted import DEVICE, compile_kernels, interpreted
+from tests.interpreted import DEVICE, compile_kernels
 from tests.rerun import CPU, Rerun
 from tests.s3gen import test_past
 from tests.s3gen.test_engine import SPEC as SPOKEN
@@ -32,14 +31,6 @@ STEPS = 2
 EAGER = Graphs(DEVICE, False)
 SMALL = test_past.SPEC.model_copy(update={"estimator": test_past.SPEC.estimator.model_copy(update={"mid_stages": 1})})
 MEANFLOW = SMALL.model_copy(update={"meanflow": True})
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Iterator[ModuleType]:
-    with interpreted():
-        from chatterbox_engine.s3gen import triton_kernels
-
-        yield triton_kernels
 
 
 def loaded(spec: S3GenSpec, dtype: torch.dtype = torch.float32) -> Flow:
@@ -55,20 +46,20 @@ def given(streams: int, frames: int, seed: int) -> tuple[Tensor, Tensor, Tensor,
     return x, mu, torch.randn(streams, BINS, generator=generator).to(DEVICE), cond
 
 
-def solvers(flow: Flow, kernels: ModuleType, graphs: Graphs) -> tuple[EulerSolver, PagedSolver]:
+def solvers(flow: Flow, gpu_kernels: ModuleType, graphs: Graphs) -> tuple[EulerSolver, PagedSolver]:
     estimator = flow.decoder.estimator
-    return EulerSolver(estimator, flow.spec), PagedSolver(estimator, flow.spec, graphs, kernels)
+    return EulerSolver(estimator, flow.spec), PagedSolver(estimator, flow.spec, graphs, gpu_kernels)
 
 
 @pytest.mark.parametrize(("spec", "captured"), [(SMALL, True), (MEANFLOW, False)], ids=["guided", "meanflow"])
-def test_chunks_are_those_of_tensors_that_grow(spec: S3GenSpec, kernels: ModuleType, captured: bool) -> None:
+def test_chunks_are_those_of_tensors_that_grow(spec: S3GenSpec, gpu_kernels: ModuleType, captured: bool) -> None:
     """Streams of a voice that was heard, at other places than each other, ragged, that forget their middles."""
     if captured and DEVICE.type == "cuda":
         pytest.skip("tests/test_gpu.py has it")
     flow, graphs = loaded(spec), Rerun(CPU, True) if captured else EAGER
     made = []
     with torch.inference_mode():
-        for solver in solvers(flow, kernels, graphs):
+        for solver in solvers(flow, gpu_kernels, graphs):
             heard = solver.begin(STEPS)
             solver.go_on(*given(1, 45, 0), [45], [heard])
             pasts = [heard.copy() for _ in range(3)]
@@ -84,8 +75,8 @@ def test_chunks_are_those_of_tensors_that_grow(spec: S3GenSpec, kernels: ModuleT
         assert graphs.replays >= 2 * STEPS
 
 
-def test_streams_share_the_pages_of_their_voice(kernels: ModuleType) -> None:
-    _, solver = solvers(loaded(MEANFLOW), kernels, EAGER)
+def test_streams_share_the_pages_of_their_voice(gpu_kernels: ModuleType) -> None:
+    _, solver = solvers(loaded(MEANFLOW), gpu_kernels, EAGER)
     with torch.inference_mode():
         heard = solver.begin(STEPS)
         solver.go_on(*given(1, 40, 0), [40], [heard])
@@ -99,11 +90,11 @@ def test_streams_share_the_pages_of_their_voice(kernels: ModuleType) -> None:
         assert torch.equal(page.memory, before[place])
 
 
-def test_in_bf16(kernels: ModuleType) -> None:
+def test_in_bf16(gpu_kernels: ModuleType) -> None:
     flow = loaded(SMALL, torch.bfloat16)
     made = []
     with torch.inference_mode():
-        for solver in solvers(flow, kernels, EAGER):
+        for solver in solvers(flow, gpu_kernels, EAGER):
             past = solver.begin(STEPS)
             for seed, count in enumerate((40, 20)):
                 x, *rest = given(1, count, seed)
@@ -112,7 +103,7 @@ def test_in_bf16(kernels: ModuleType) -> None:
     assert (made[1] - made[0]).abs().mean() < 0.01 * made[0].abs().mean()
 
 
-def test_an_engine_speaks_the_same(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_speaks_the_same(gpu_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """In captured steps, streams of every length beside each other."""
     if DEVICE.type == "cuda":
         pytest.skip("tests/test_gpu.py has it")
@@ -125,7 +116,7 @@ def test_an_engine_speaks_the_same(kernels: ModuleType, monkeypatch: pytest.Monk
             monkeypatch.setattr(module, "Graphs", Rerun)
         model = S3GenModel(spec, RandomWeights(0), torch.float32, CPU, switches)
         if own:
-            keep_pages(model.flow, model.graphs, kernels)
+            keep_pages(model.flow, model.graphs, gpu_kernels)
         engine = S3GenEngine(model, switches, None)
         assert ("GPU kernels" in engine._model.kernels) == own
         engine.start()
