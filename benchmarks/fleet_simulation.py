@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from deployments.routing import Seat, ranked
 from deployments.scaling import NO_LISTENER_S, Figures
 
 STEP_S = 0.5
@@ -18,6 +19,8 @@ FASTEST = 3.0
 """Times real time of a stream alone."""
 MARGIN_S = 0.4
 """The engine lets nobody in while a listener has less than this (chatterbox_engine/s3gen/scheduler.py)."""
+TOLD_S = 2.0
+"""Between two times that a replica tells the router of itself."""
 FIRST_S = 1.0
 """Of audio in the first chunk."""
 
@@ -54,11 +57,23 @@ class _Replica:
     leaving: bool = False
     admitted: int = 0
     refused: int = 0
+    ended: int = 0
+    told_at: float = -math.inf
+    carries: int = CARRIES
 
     def slacks(self, now: float) -> list[float]:
         """Of the listeners whose audio is not all made."""
         made = [(stream, FIRST_S + self.made - stream.made_before) for stream in self.streams]
         return sorted(audio - (now - stream.begin) for stream, audio in made if audio < stream.lasts)
+
+    def full(self, now: float) -> bool:
+        return len(self.streams) >= CARRIES or min(self.slacks(now), default=NO_LISTENER_S) < MARGIN_S
+
+    def seat(self, now: float) -> Seat:
+        """As the router knows it: its streams by what it has sent, the rest as the replica told it last."""
+        if now >= self.told_at + TOLD_S:
+            self.told_at, self.carries = now, 0 if self.full(now) else CARRIES
+        return Seat(len(self.streams), carries=self.carries, began=self.ready_at)
 
     def look(self, now: float) -> Figures:
         slacks = self.slacks(now)
@@ -71,8 +86,9 @@ class _Replica:
             busy=min(1.0, len(self.streams) / REAL_TIME + 0.2),
             admitted=self.admitted,
             refused=self.refused,
+            ended=self.ended,
         )
-        self.admitted = self.refused = 0
+        self.admitted = self.refused = self.ended = 0
         return figures
 
 
@@ -135,18 +151,18 @@ class Simulation:
         have = [replica for replica in self._replicas if not replica.leaving]
         for _ in range(self._target - len(have)):
             self._replicas.append(_Replica(now + self._cold_start_s))
-        emptiest = sorted(have, key=lambda r: (r.ready_at <= now, len(r.streams)))
-        for replica in emptiest[: max(0, len(have) - self._target)]:
+        newest = sorted(have, key=lambda replica: -replica.ready_at)  # as Ray does
+        for replica in newest[: max(0, len(have) - self._target)]:
             replica.leaving = True
 
     def _arrive(self, now: float, lasts: float) -> None:
         ready = self._ready(now)
-        replica = min(ready, key=lambda r: len(r.streams), default=None)
-        if replica is None:
+        if not ready:
             self.outcome.refused_at.append(now)
             return
-        tight = min(replica.slacks(now), default=NO_LISTENER_S) < MARGIN_S
-        if len(replica.streams) >= CARRIES or tight:
+        seats = [replica.seat(now) for replica in ready]
+        replica = min((ready[index] for index in ranked(seats)[0]), key=lambda one: len(one.streams))
+        if replica.full(now):
             replica.refused += 1
             self.outcome.refused_at.append(now)
             return
@@ -167,7 +183,9 @@ class Simulation:
                 self.outcome.stalled += not stream.stalled
                 stream.stalled = True
                 stream.ends = max(stream.ends, stream.begin + stream.lasts + late)
-        replica.streams = [stream for stream in replica.streams if stream.ends > now + STEP_S]
+        live = [stream for stream in replica.streams if stream.ends > now + STEP_S]
+        replica.ended += len(replica.streams) - len(live)
+        replica.streams = live
 
 
 def oracle_s(load: Load, cold_start_s: float) -> float:

@@ -69,6 +69,7 @@ def _stage(deployment: Any, stage: Stage, settings: ServiceSettings) -> Any:
     if most > 1:
         router = {
             "request_router_class": "deployments.routing:VoiceRouter",
+            "request_router_kwargs": {"least": least},
             "request_routing_stats_period_s": _VOICES_HEARD_S,
         }
         deployment = deployment.options(request_router_config=router)

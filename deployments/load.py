@@ -1,5 +1,6 @@
 """What a replica tells of its load: to the policy that decides how many there are, and to the router."""
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -23,6 +24,7 @@ class Loaded(Protocol):
     def admitted(self) -> int: ...
     @property
     def refused(self) -> int: ...
+    def full(self) -> bool: ...
     def wait_s(self) -> float: ...
     def slacks_s(self) -> list[float]: ...
 
@@ -33,6 +35,7 @@ class Load:
     def __init__(self, engine: Loaded) -> None:
         self._engine = engine
         self._turned_away = 0
+        self._began = time.time()
 
     def turned_away(self, streams: int) -> None:
         """The ingress had no place for so many more; it tells one replica of each stage."""
@@ -54,6 +57,12 @@ class Load:
             "refused": engine.refused + self._turned_away,
             "busy_s": engine.busy_seconds,
         }
+
+    def seat(self) -> dict[str, float]:
+        """What a router should know beside the streams that it sends: by the names of `routing.Seat`."""
+        engine = self._engine
+        carries = 0 if engine.full() else engine.carries or engine.places
+        return {"carries": carries, "began": self._began}
 
 
 def _capped(slack_s: Sequence[float]) -> float:

@@ -159,7 +159,7 @@ class S3Gen:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """For deployments/routing.py."""
-        return self._voices.told()
+        return {**self._voices.told(), **self._load.seat()}
 
     async def turned_away(self, streams: int) -> None:
         """See Load.turned_away."""

@@ -26,15 +26,15 @@ _BUSY = 0.7
 """Share of its time. A replica that is less busy does not keep its listeners waiting; the other stage does."""
 _PATIENCE_S = 1.0
 """In a replica's queue."""
-_RESERVE = 2.5
-"""Standard deviations of the number of streams that are kept free."""
+RESERVE = 2.25
+"""Standard deviations of the number of streams that are kept free, here and by the router."""
 _SOON_S = 15.0
 """Over which arrivals and refusals are counted."""
-_TREND = 0.25
+_TREND = 0.12
 """Of the load: what a trend may add; more than that within a cold start is a jump, which is met when it is seen."""
 _STEP_DOWN_S = 10.0
-_LONGEST = 120.0
-"""Looks that a stream is taken to last at most, where few have ended yet."""
+_LENGTH, _LONGEST = 10.0, 120.0
+"""Looks that a stream is taken to last before any has been seen to end, and at most where few have."""
 _REACTS_S = 20.0
 """From a change of the load until it is seen whole (`_SOON_S`, and some looks), beside the cold start."""
 
@@ -59,8 +59,9 @@ class Figures:
     busy: float = 0
     """Share of the time since the last look that it worked."""
     admitted: float = 0
-    """Streams that began since the last look, and those that were turned away."""
+    """Streams that began since the last look, those that were turned away, and those that ended."""
     refused: float = 0
+    ended: float = 0
 
     @property
     def capacity(self) -> float:
@@ -102,28 +103,34 @@ class _Look:
     admitted: float
     """Since the look before."""
     refused: float
+    ended: float
     wanting: float = 0.0
     """Streams that are served, and those that will want to be before long."""
 
     @classmethod
     def at(cls, now: float, replicas: Sequence[Figures], queued: float) -> "_Look":
         live = queued + sum(replica.running + replica.waiting for replica in replicas)
-        admitted = sum(replica.admitted for replica in replicas)
-        return cls(now, live, admitted, sum(replica.refused for replica in replicas))
+        admitted, refused, ended = (
+            sum(getattr(replica, name) for replica in replicas) for name in ("admitted", "refused", "ended")
+        )
+        return cls(now, live, admitted, refused, ended)
 
 
 class ScalingPolicy:
     """Up at once, down slowly; one stage, looked at about once a second.
 
     Where streams come faster than they leave, their number goes towards as many as come in a second, those that are
-    turned away among them, times the seconds that one lasts (Little's law). By the end of a cold start it has gone the
-    share 1 - exp(-time / length) of that way, as with lengths of an exponential distribution: little of it where
-    streams are long, all of it where they are short. A line through the last while is read a cold start ahead, and
-    places are kept free beside it in proportion to the square root of the load, by which a Poisson load varies
-    (square-root staffing: Halfin and Whitt, Operations Research 29(3), 1981; with a load that changes: Green, Kolesar
-    and Whitt, Production and Operations Management 16(1), 2007). A replica leaves only when fewer have been enough for
-    a whole cool-down, which is how Kubernetes' HorizontalPodAutoscaler keeps from flapping (its stabilisation window);
-    what it has of streams it finishes.
+    turned away among them, times the seconds that one lasts (Little's law). That length is the time that streams
+    have had over how many have ended, the most likely one of an exponential distribution while many are not over
+    yet. By the end of a cold start their number has gone the share 1 - exp(-time / length) of that way: little of
+    it where streams are long, all of it where they are short. A line through the last while is read a cold start
+    ahead; it overshoots a jump, and so is taken for no more than has been seen. Places are kept free beside it in
+    proportion to the square root of the load, by which a Poisson load varies (square-root staffing: Halfin and
+    Whitt, Operations Research 29(3), 1981; with a load that changes: Green, Kolesar and Whitt, Production and
+    Operations Management 16(1), 2007). The router spares whom these places do not need (deployments/routing.py), so
+    that it is empty soon. A replica leaves only when fewer have been enough for a whole cool-down, which is how
+    Kubernetes' HorizontalPodAutoscaler keeps from flapping (its stabilisation window); what it has of streams it
+    finishes.
 
     Not thread-safe; holds what it has seen of a few minutes.
     """
@@ -153,7 +160,7 @@ class ScalingPolicy:
     @property
     def cool_down_s(self) -> float:
         """In which fewer replicas must have been enough before one leaves."""
-        return min(60.0, self._limits.idle_s) + self.cold_start_s
+        return min(60.0, self._limits.idle_s) + self.cold_start_s / 2
 
     def decide(self, now: float, replicas: Sequence[Figures], ready: int, target: int, queued: float = 0) -> Decision:
         """What to have from now on.
@@ -201,9 +208,9 @@ class ScalingPolicy:
         wanting = self._wanting(look)
         look.wanting = wanting
         level, slope = _line([(past.now - look.now, past.wanting) for past in self._flow])
-        level = max(0.0, level)
+        level = min(max(0.0, level), max(past.wanting for past in self._flow))
         lead = min(max(0.0, slope) * self.cold_start_s, _TREND * level)
-        ahead = level + lead + _RESERVE * math.sqrt(level + lead)
+        ahead = level + lead + RESERVE * math.sqrt(level + lead)
         if wanting + math.sqrt(wanting) > ahead:
             return wanting + math.sqrt(wanting), f"{wanting:.0f} streams want to be served"
         return ahead, f"{level:.0f} streams want to be served, and {lead:.0f} more are to come"
@@ -212,10 +219,8 @@ class ScalingPolicy:
         """Streams that will want to be served when a replica that is asked for now is there."""
         soon = [past for past in self._flow if past.now > look.now - _SOON_S]
         refused = sum(past.refused for past in soon)
-        admitted = sum(past.admitted for past in self._flow)
-        if not admitted:
-            return look.live + refused
-        lasts = min(sum(past.live for past in self._flow) / admitted, _LONGEST)
+        spoken = _LENGTH + sum(past.live for past in self._flow)
+        lasts = min(spoken / (1 + sum(past.ended for past in self._flow)), _LONGEST)
         come = refused + sum(past.admitted for past in soon)
         more = come / max(len(soon), 1) * lasts - look.live
         return look.live + max(0.0, more) * (1 - math.exp(-(self.cold_start_s + _REACTS_S) / max(lasts, LOOK_S)))
@@ -283,7 +288,11 @@ class ServePolicy:
         grown = {name: max(0.0, values[name] - before[name]) for name in ("admitted", "refused", "busy_s", "at")}
         busy = grown["busy_s"] / grown["at"] if grown["at"] else 0.0
         as_told = {name: values[name] for name in _AS_TOLD}
-        return Figures(**as_told, busy=min(1.0, busy), admitted=grown["admitted"], refused=grown["refused"])
+        came = {name: values[name] - before[name] for name in ("running", "waiting")}
+        ended = max(0.0, grown["admitted"] - sum(came.values()))
+        return Figures(
+            **as_told, busy=min(1.0, busy), admitted=grown["admitted"], refused=grown["refused"], ended=ended
+        )
 
 
 _AS_TOLD = ("running", "waiting", "wait_s", "places", "carries", "slack_s", "low_slack_s")

@@ -50,7 +50,7 @@ class T3:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """For deployments/routing.py."""
-        return self._voices.told()
+        return {**self._voices.told(), **self._talker.load.seat()}
 
     async def turned_away(self, streams: int) -> None:
         """See Load.turned_away."""

@@ -86,6 +86,11 @@ class S3GenEngine(Worker):
         """Listeners that this engine has been seen to keep supplied; None where it is not known, or not looked at."""
         return None if self._capacity is None else self._capacity.carries()
 
+    def full(self) -> bool:
+        """A listener would be turned away: all places are taken, or those who have one are about to run dry."""
+        dry = self._capacity is not None and not self._capacity.admits(time.monotonic(), tuple(self._streams))
+        return dry or self.running >= self.places
+
     def wait_s(self) -> float:
         """None waits, see `waiting`."""
         return 0.0
@@ -118,9 +123,7 @@ class S3GenEngine(Worker):
             voice = voice.of(round(switches.prompt_seconds * TOKEN_RATE))
         with self._lock:
             self.check_alive()
-            full = self.running >= switches.max_streams
-            dry = paced and self._capacity and not self._capacity.admits(time.monotonic(), self._streams)
-            if full or dry:
+            if self.full() if paced else self.running >= self.places:
                 self.refused += paced
                 raise Overloaded
             self.admitted += 1

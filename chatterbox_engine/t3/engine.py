@@ -116,6 +116,10 @@ class T3Engine(Worker):
         """Not known: how fast steps are says little of how many streams a step may have."""
         return None
 
+    def full(self) -> bool:
+        """A stream would wait for a place."""
+        return self.running + self.waiting >= self.places
+
     def wait_s(self) -> float:
         """Seconds that the listener of whoever waits longest has had nothing to play."""
         return max((time.monotonic() - sequence.due for sequence in tuple(self._scheduler.waiting)), default=0.0)

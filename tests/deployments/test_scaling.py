@@ -64,7 +64,9 @@ def test_a_spike_of_five_times_the_load(cold_start_s: float) -> None:
     assert outcome.admitted + len(outcome.refused_at) == len(LOAD.arrivals)
     assert outcome.stall_share < 0.001
     assert outcome.refused_at, "a spike that refuses nobody proves nothing"
-    assert outside(LOAD, outcome, cold_start_s) == 0
+    assert LOAD.spike_s is not None
+    assert max(outcome.refused_at) <= LOAD.spike_s[0] + 60 + cold_start_s
+    assert outside(LOAD, outcome, cold_start_s) < 0.0005 * len(LOAD.arrivals)  # by chance, before it began
     assert outcome.replica_s <= 1.3 * oracle_s(LOAD, cold_start_s)
 
 
@@ -128,7 +130,7 @@ def test_never_beyond_its_limits(loads: list[float], limits: tuple[int, int], co
 
 
 @settings(max_examples=30)
-@given(st.floats(0, 400), st.integers(1, 40), st.floats(1, 120))
+@given(st.floats(0, 400, allow_subnormal=False), st.integers(1, 40), st.floats(1, 120))
 def test_a_load_that_does_not_change_makes_it_go_one_way(streams: float, begin: int, cold_start_s: float) -> None:
     seen = after(streams, 400, begin=begin, cold_start_s=cold_start_s)
     assert seen in (sorted(seen), sorted(seen, reverse=True))
@@ -164,7 +166,7 @@ def test_listeners_about_to_run_dry_bring_a_replica_only_where_their_own_stage_i
     calm = replicas(6, 1)
     assert ScalingPolicy(Limits(1, 9, 60.0, 30.0)).decide(0.0, starved, 1, 1).wanted == 2  # 10 and a reserve
     assert ScalingPolicy(Limits(1, 9, 60.0, 30.0)).decide(0.0, slow, 1, 1).wanted == 3
-    assert ScalingPolicy(Limits(1, 9, 60.0, 30.0)).decide(0.0, calm, 1, 1).wanted == 2
+    assert ScalingPolicy(Limits(1, 9, 60.0, 30.0)).decide(0.0, calm, 1, 1).wanted == 1
 
 
 def test_a_wait_in_the_queue_brings_a_replica_and_no_more_while_it_starts() -> None:
@@ -179,6 +181,9 @@ class Engine:
     """Of two listeners."""
 
     running, waiting, places, carries, busy_seconds, admitted, refused = 2, 1, 16, None, 4.0, 5, 1
+
+    def full(self) -> bool:
+        return True
 
     def wait_s(self) -> float:
         return -0.5
@@ -200,6 +205,7 @@ def test_what_a_replica_tells_is_what_the_policy_reads(monkeypatch: pytest.Monke
     load.turned_away(2)
     told = load.figures()
     assert (told["refused"], told["slack_s"], told["carries"], told["wait_s"]) == (3, 0.5, 0, 0.0)
+    assert load.seat()["carries"] == 0
     seen: list[list[Figures]] = []
     policy = ServePolicy("S3Gen", least=1, most=4, idle_s=60.0, cold_start_s=30.0)
     decide = policy._policy.decide
