@@ -97,13 +97,17 @@ class Checkpoint:
     def voice_encoder(self) -> VoiceEncoder:
         """What makes voices from clips; takes seconds to load, and only those who upload need it.
 
-        Raises InvalidRequest (param "file") where the model has one voice and no encoders.
+        Raises InvalidRequest, as `check_cloning`.
         """
+        self.check_cloning()
+        return VoiceEncoder(self.spec, self.weights(VOICE_ENCODER_FILE), self.weights(S3GEN_FILE))
+
+    def check_cloning(self) -> None:
+        """Raises InvalidRequest (param "file") where the model has one voice and no encoders."""
         if not self.spec.cloning:
             raise InvalidRequest(
                 f"{self.spec.name} has one voice and takes no others. Use model {HUB_MODEL} to clone a voice.", "file"
             )
-        return VoiceEncoder(self.spec, self.weights(VOICE_ENCODER_FILE), self.weights(S3GEN_FILE))
 
     def tokens_wanted(self, text: str) -> int | None:
         """Valid speech tokens after which to stop, for weights that never sample the stop token; else None."""

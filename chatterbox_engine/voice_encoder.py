@@ -1,34 +1,38 @@
 """Reference clip -> voice, by chatterbox-tts's own encoders, without the rest of its model."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chatterbox_engine.clip import levelled
+from chatterbox_engine.parts import parts_of
 from chatterbox_engine.spec import ModelSpec, SpeechTokenizerSpec
-from chatterbox_engine.types import SAMPLE_RATE
+from chatterbox_engine.types import FRAMES_PER_TOKEN, SAMPLE_RATE
 from chatterbox_engine.voice import Voice, voice_id
 from chatterbox_engine.weights import Weights
+
+_ENCODERS_RATE = 16_000
+"""Samples a second that chatterbox's encoders hear."""
 
 
 class VoiceEncoder:
     """Chatterbox's speaker encoder, speech tokenizer and CAM++, on the CPU. Its methods belong to one thread.
 
     Takes the tensors of `ve.safetensors`, and of `s3gen.safetensors` those named tokenizer.* and speaker_encoder.*. The
-    first one built imports chatterbox, which takes some ten seconds.
+    first one built imports them, and SciPy with them, which takes some seconds.
 
     Raises ModelUnavailable where a tensor is missing or has another shape.
     """
 
     def __init__(self, spec: ModelSpec, ve: Weights, s3gen: Weights) -> None:
-        from chatterbox.models.voice_encoder import VoiceEncoder as SpeakerEncoder
-
+        speaker = _chatterbox("voice_encoder").VoiceEncoder
         self._spec = spec
         with torch.random.fork_rng(devices=[]):  # modules draw weights as they are built
-            self.speaker = _filled(SpeakerEncoder(), ve)
-            self.reference = _filled(_reference_encoder(spec.speech_tokenizer), s3gen)
+            self.speaker = _filled(speaker(), ve)
+            self.reference = _filled(ReferenceEncoder(spec.speech_tokenizer), s3gen)
 
     def encode(self, clip: np.ndarray, name: str, *, norm_loudness: bool = True) -> Voice:
         """The voice of a clip (n,) float32 at 24 kHz: the numbers of the family's own `prepare_conditionals`.
@@ -38,17 +42,16 @@ class VoiceEncoder:
         samples heard, in 16 bits, and the model's name, so that one clip is one voice.
         """
         import librosa
-        from chatterbox.models.s3tokenizer import S3_SR
 
         rules = self._spec.clip
         if norm_loudness and rules.loudness_lufs is not None:
             clip = levelled(clip, rules.loudness_lufs)
-        clip_16k = librosa.resample(clip, orig_sr=SAMPLE_RATE, target_sr=S3_SR)
+        clip_16k = librosa.resample(clip, orig_sr=SAMPLE_RATE, target_sr=_ENCODERS_RATE)
         with torch.inference_mode():
-            gen = self.reference.embed_ref(clip[: round(rules.s3gen_s * SAMPLE_RATE)], SAMPLE_RATE)
-            heard = clip_16k[: round(rules.t3_s * S3_SR)]
+            gen = self.reference.embed(clip[: round(rules.s3gen_s * SAMPLE_RATE)])
+            heard = clip_16k[: round(rules.t3_s * _ENCODERS_RATE)]
             prompt, _ = self.reference.tokenizer([heard], max_len=self._spec.t3.prompt_tokens)
-            speaker = torch.from_numpy(self.speaker.embeds_from_wavs([clip_16k], sample_rate=S3_SR))
+            speaker = torch.from_numpy(self.speaker.embeds_from_wavs([clip_16k], sample_rate=_ENCODERS_RATE))
         t3 = {"speaker_emb": speaker.mean(dim=0, keepdim=True), "cond_prompt_speech_tokens": torch.atleast_2d(prompt)}
         pcm = (np.clip(clip, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes()
         return Voice.from_parts(t3, gen, name=name, model=self._spec.name, id=voice_id(pcm, self._spec.name))
@@ -65,35 +68,50 @@ def _filled(module: Any, weights: Weights) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def _reference_encoder(spec: SpeechTokenizerSpec) -> Any:
-    """chatterbox's S3Token2Mel with what its `embed_ref` needs, and no flow: a module named as in its checkpoint."""
+class ReferenceEncoder(nn.Module):
+    """What conditions S3Gen; its parts are named as in the checkpoint."""
+
+    def __init__(self, spec: SpeechTokenizerSpec) -> None:
+        super().__init__()
+        self.tokenizer = _tokenizer(spec)
+        self.speaker_encoder = _chatterbox("s3gen.xvector").CAMPPlus(memory_efficient=False)
+        self._mel = _chatterbox("s3gen.utils.mel").mel_spectrogram
+
+    def embed(self, clip: np.ndarray) -> dict[str, Tensor]:
+        """Of a clip (n,) float32 at 24 kHz, as `S3Token2Mel.embed_ref`: its tokens (1, tokens), its mel (1, frames, 80)
+        and its speaker (1, 192). Of the tokens, those that have two frames each."""
+        from torchaudio.transforms import Resample
+
+        samples = torch.from_numpy(clip)[None]
+        heard = Resample(SAMPLE_RATE, _ENCODERS_RATE)(samples)
+        tokens, _ = self.tokenizer(heard)
+        feat = self._mel(samples).transpose(1, 2)
+        return {
+            "prompt_token": tokens[:, : feat.shape[1] // FRAMES_PER_TOKEN],
+            "prompt_feat": feat,
+            "embedding": self.speaker_encoder.inference(heard),
+        }
+
+
+def _tokenizer(spec: SpeechTokenizerSpec) -> nn.Module:
+    """chatterbox's S3Tokenizer, whose own `__init__` takes a config and does not heed it."""
     import librosa
-    from chatterbox.models.s3gen.s3gen import S3Token2Mel
-    from chatterbox.models.s3gen.utils.mel import mel_spectrogram
-    from chatterbox.models.s3gen.xvector import CAMPPlus
-    from chatterbox.models.s3tokenizer import S3_SR, S3Tokenizer
-    from s3tokenizer.model_v2 import ModelConfig, S3TokenizerV2
 
-    class SizedTokenizer(S3Tokenizer):
-        """S3Tokenizer's own __init__ takes a config and does not heed it."""
+    s3tokenizer, model = _chatterbox("s3tokenizer.s3tokenizer"), import_module("s3tokenizer.model_v2")
 
+    class SizedTokenizer(s3tokenizer.S3Tokenizer):  # type: ignore[name-defined]
         def __init__(self) -> None:
-            config = ModelConfig(n_audio_state=spec.width, n_audio_head=spec.heads, n_audio_layer=spec.layers)
-            S3TokenizerV2.__init__(self, "speech_tokenizer_v2_25hz", config)
+            config = model.ModelConfig(n_audio_state=spec.width, n_audio_head=spec.heads, n_audio_layer=spec.layers)
+            model.S3TokenizerV2.__init__(self, "speech_tokenizer_v2_25hz", config)
             self.n_fft = 400
-            filters = librosa.filters.mel(sr=S3_SR, n_fft=self.n_fft, n_mels=config.n_mels)
+            filters = librosa.filters.mel(sr=_ENCODERS_RATE, n_fft=self.n_fft, n_mels=config.n_mels)
             self.register_buffer("_mel_filters", torch.from_numpy(filters).float())
             self.register_buffer("window", torch.hann_window(self.n_fft))
 
-    class ReferenceEncoder(S3Token2Mel):
-        def __init__(self) -> None:
-            nn.Module.__init__(self)
-            self.tokenizer = SizedTokenizer()
-            self.mel_extractor = mel_spectrogram
-            self.speaker_encoder = CAMPPlus(memory_efficient=False)
+    return SizedTokenizer()
 
-        @property
-        def dtype(self) -> torch.dtype:
-            return torch.float32
 
-    return ReferenceEncoder()
+def _chatterbox(name: str) -> Any:
+    """A module of `chatterbox.models`, without T3's Llama and the flow, whose imports take ten seconds and more."""
+    with parts_of("chatterbox", "chatterbox.models", "chatterbox.models.s3gen"):
+        return import_module(f"chatterbox.models.{name}")

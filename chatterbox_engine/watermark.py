@@ -14,9 +14,13 @@ Here the same change is made without Perth's two resamplings and without waiting
 """
 
 import contextlib
-import copy
 import io
 import math
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +29,7 @@ from torch import Tensor, nn
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native_conv import Activation, NativeConv
 from chatterbox_engine.errors import ModelUnavailable
+from chatterbox_engine.parts import parts_of
 from chatterbox_engine.types import SAMPLE_RATE
 
 _FFT, _HOP = 1536, 240
@@ -41,6 +46,24 @@ _SLOPE = 0.01
 """Of the network's LeakyReLU."""
 _QUIET = 0.05
 """Frames below this part of the loudest frame's summed magnitudes stay as they are (perth's `magmask`)."""
+_PERTH = ("perth", "perth.perth_net", "perth.perth_net.perth_net_implicit")
+
+
+def _encoder() -> Any:
+    """Perth's Encoder as it was trained, without what else the package imports: SciPy, librosa, numba."""
+    found = find_spec(_PERTH[0])
+    if found is None or not found.submodule_search_locations:
+        raise ModelUnavailable("No watermark without the package resemble-perth: install it, or set watermark=False.")
+    with parts_of(*_PERTH):
+        checkpoints, model, encoder = (
+            import_module(f"{_PERTH[-1]}.{name}") for name in ("checkpoint_manager", "model", "model.encoder")
+        )
+    folder = Path(found.submodule_search_locations[0]) / "perth_net" / "pretrained"
+    saved = checkpoints.CheckpointManager(folder, "implicit")
+    net = encoder.Encoder(saved.hp.hidden_size, model.compute_subband_freq(saved.hp))
+    weights, mine = saved.load_latest()["model"], "encoder."
+    net.load_state_dict({name.removeprefix(mine): weights[name] for name in weights if name.startswith(mine)})
+    return net.eval().requires_grad_(False)
 
 
 class Watermarker:
@@ -52,28 +75,18 @@ class Watermarker:
     On CPUs with AMX its convolutions are the engine's own, in bf16 (`kernels`): delta then differs by -44 dB. Elsewhere
     they are PyTorch's in fp32.
 
-    Raises ModelUnavailable where the package perth lacks its watermarker.
+    Raises ModelUnavailable where the package resemble-perth is not installed.
     """
 
     def __init__(self, look_ahead_s: float = 0.04, device: torch.device | str = "cpu", *, kernels: bool = True) -> None:
-        import perth
-
-        if perth.PerthImplicitWatermarker is None:
-            raise ModelUnavailable(
-                "Perth's watermarker cannot be imported: it needs pkg_resources, which setuptools 81 dropped. "
-                "Install 'setuptools<81', or switch the watermark off (watermark=False)."
-            )
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints which step it was trained to
-            self._perth = perth.PerthImplicitWatermarker()
-        net = self._perth.perth_net.eval().requires_grad_(False)
+        net = _encoder()
         self.look_ahead = round(look_ahead_s * SAMPLE_RATE)
         """Samples that a stream holds back until the next push."""
         self._band = int(net.subband)
         self._window = torch.hann_window(_FFT, device=device)
         self._device = torch.device(device)
-        layers = net.encoder.layers
         own = kernels and self._device.type == "cpu" and native.has_tiles()
-        self._change = _NativeChange(layers) if own else copy.deepcopy(layers).to(self._device)
+        self._change = _NativeChange(net.layers) if own else net.layers.to(self._device)
 
     def stream(self) -> "WatermarkStream":
         """A new utterance."""
@@ -83,11 +96,24 @@ class Watermarker:
     def detect(self, samples: np.ndarray) -> float:
         """Perth's own detector on (n,) samples at 24 kHz: 0 for no watermark to 1 for certain, not rounded.
 
-        0 for what is silent or shorter than a frame.
+        0 for what is silent or shorter than a frame. The first call imports the rest of Perth, which takes seconds.
+        Raises ModelUnavailable where it cannot be imported.
         """
         if len(samples) < _FFT or not samples.any():
             return 0.0
-        return float(self._perth.get_watermark(samples.astype(np.float32), SAMPLE_RATE, round=False))
+        return float(self._detector.get_watermark(samples.astype(np.float32), SAMPLE_RATE, round=False))
+
+    @cached_property
+    def _detector(self) -> Any:
+        import perth
+
+        if perth.PerthImplicitWatermarker is None:
+            raise ModelUnavailable(
+                "Perth's detector cannot be imported: it needs pkg_resources, which setuptools 81 dropped. "
+                "Install 'setuptools<81'."
+            )
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints which step it was trained to
+            return perth.PerthImplicitWatermarker()
 
     def push(self, streams: list["WatermarkStream"], sounds: list[np.ndarray], final: list[bool]) -> list[np.ndarray]:
         """WatermarkStream.push for several streams of this watermarker, each once."""

@@ -92,6 +92,7 @@ class Voices:
     ) -> dict[str, Any]:
         """Make a voice from a clip; the same clip twice is one voice. Raises InvalidRequest."""
         check_name(name)
+        self._checkpoint.check_cloning()
         if self._consent and not consent:
             message = "This service takes voices of speakers who agreed to it: say so with consent=true."
             raise InvalidRequest(message, "consent")

@@ -20,7 +20,7 @@ from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.spec import ModelSpec, SpeechTokenizerSpec
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.text import stand_in
-from chatterbox_engine.voice_encoder import VoiceEncoder, _reference_encoder
+from chatterbox_engine.voice_encoder import ReferenceEncoder, VoiceEncoder
 from chatterbox_engine.weights import RandomWeights
 
 CPU = torch.device("cpu")
@@ -91,7 +91,7 @@ def shallow_s3gen(*, meanflow: bool) -> Any:
 
     torch.manual_seed(2)
     s3gen = S3Gen(meanflow=meanflow)
-    s3gen.tokenizer = _reference_encoder(SpeechTokenizerSpec(width=128, heads=2, layers=2)).tokenizer
+    s3gen.tokenizer = ReferenceEncoder(SpeechTokenizerSpec(width=128, heads=2, layers=2)).tokenizer
     encoder, estimator = s3gen.flow.encoder, s3gen.flow.decoder.estimator
     encoder.encoders, encoder.up_encoders = encoder.encoders[:2], encoder.up_encoders[:1]
     estimator.mid_blocks = estimator.mid_blocks[:3]

@@ -190,5 +190,9 @@ def test_without_perth_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     import perth
 
     monkeypatch.setattr(perth, "PerthImplicitWatermarker", None)
+    marks_alone = Watermarker()
     with pytest.raises(ModelUnavailable, match="setuptools<81"):
+        marks_alone.detect(hum(1))
+    monkeypatch.setattr("chatterbox_engine.watermark.find_spec", lambda name: None)
+    with pytest.raises(ModelUnavailable, match="resemble-perth"):
         Watermarker()
