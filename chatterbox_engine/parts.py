@@ -14,8 +14,8 @@ def parts_of(*packages: str) -> Iterator[None]:
 
     chatterbox's imports transformers, its Llama and the compiler that those want, for tens of seconds, where a mel and
     two encoders are asked for. A package that is imported already is left as it is. One that was not is as new
-    afterwards: it is run when somebody imports it, and finds its modules that are there. Another thread that imports the
-    package itself meanwhile finds it empty.
+    afterwards: it is run when somebody imports it, and finds its modules that are there. Another thread that imports
+    the package itself meanwhile finds it empty.
 
     `packages`: an outer one before those in it. Raises ModuleNotFoundError where one is not installed.
     """
