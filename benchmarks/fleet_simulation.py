@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from deployments.routing import Seat, ranked
+from deployments.routing import TOLD_S, Seat, ranked
 from deployments.scaling import NO_LISTENER_S, Figures
 
 STEP_S = 0.5
@@ -19,8 +19,6 @@ FASTEST = 3.0
 """Times real time of a stream alone."""
 MARGIN_S = 0.4
 """The engine lets nobody in while a listener has less than this (chatterbox_engine/s3gen/scheduler.py)."""
-TOLD_S = 2.0
-"""Between two times that a replica tells the router of itself."""
 FIRST_S = 1.0
 """Of audio in the first chunk."""
 

@@ -12,14 +12,13 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from deployments.identity import Runtime
 from deployments.ingress import Ingress
 from deployments.jobs import Jobs
+from deployments.routing import TOLD_S
 from deployments.s3gen import S3Gen
 from deployments.scaling import LOOK_S
 from deployments.settings import Role, ServiceSettings, Stage
 from deployments.t3 import T3
 from deployments.voices import Voices
 
-_VOICES_HEARD_S = 2.0
-"""Between two times that a router hears which voices are where."""
 _LOOK_BACK_S = 5.0
 """Of the figures that replicas keep for the policy, which reads the last ones."""
 _LEAVE_S = 1200.0
@@ -70,7 +69,7 @@ def _stage(deployment: Any, stage: Stage, settings: ServiceSettings) -> Any:
         router = {
             "request_router_class": "deployments.routing:VoiceRouter",
             "request_router_kwargs": {"least": least},
-            "request_routing_stats_period_s": _VOICES_HEARD_S,
+            "request_routing_stats_period_s": TOLD_S,
         }
         deployment = deployment.options(request_router_config=router)
     if not settings.scales(stage):

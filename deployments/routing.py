@@ -11,6 +11,8 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from chatterbox_engine.types import SpeechRequest
 from deployments.scaling import RESERVE
 
+TOLD_S = 2.0
+"""Between two times that a replica tells a router of itself."""
 _MORE = 0.25
 """Of the least load: so much more a replica may have for having the voice; one stream at least."""
 
@@ -52,7 +54,7 @@ def ranked(seats: Sequence[Seat], least: int = 1) -> list[list[int]]:
     come = sorted(kept or by_age)
     least_load = min(seats[index].load for index in come)
     near = [index for index in come if seats[index].load <= least_load + max(1, int(_MORE * least_load))]
-    others = [index for index in range(len(seats)) if index not in near]
+    others = sorted(set(by_age) - set(near))
     groups = [*([index for index in near if seats[index].has_voice is has] for has in (True, False)), others]
     return [group for group in groups if group]
 

@@ -288,8 +288,8 @@ class ServePolicy:
         grown = {name: max(0.0, values[name] - before[name]) for name in ("admitted", "refused", "busy_s", "at")}
         busy = grown["busy_s"] / grown["at"] if grown["at"] else 0.0
         as_told = {name: values[name] for name in _AS_TOLD}
-        came = {name: values[name] - before[name] for name in ("running", "waiting")}
-        ended = max(0.0, grown["admitted"] - sum(came.values()))
+        more = sum(values[name] - before[name] for name in ("running", "waiting"))
+        ended = max(0.0, grown["admitted"] - more)
         return Figures(
             **as_told, busy=min(1.0, busy), admitted=grown["admitted"], refused=grown["refused"], ended=ended
         )

@@ -52,10 +52,10 @@ class Capacity:
         """
         self._spare_s = spare_s
         self._chunks_s.append(chunk_s)
-        if self._since is not None and self._making:
-            self._span += now - self._since
-            self._area += (now - self._since) * self._making
-        self._since = now
+        since, self._since = self._since, now  # read once: another thread may ask `admits` meanwhile
+        if since is not None and self._making:
+            self._span += now - since
+            self._area += (now - since) * self._making
         self._making = sum(self._made(stream, now) for stream in streams)
         self._samples += samples
         if self._span >= _SPAN_S and self._samples:
