@@ -87,8 +87,8 @@ class S3GenSwitches(_Switches):
     """A listener this close to running dry gets the tokens that are here, in parts of the schedule's first size. None:
     chunks end where the schedule says, whenever their tokens come."""
     admission: Literal["auto", "places"] = "auto"
-    """auto: refuse a listener who would make those who listen run dry, by what has been seen of the speed. places: let
-    in max_streams."""
+    """auto: refuse a listener who would make those who listen run dry, by what has been seen of the speed, and whoever
+    would find no memory for what chunked attention keeps. places: let in max_streams."""
     context_window: int | None = Field(None, ge=0)
     """Earlier tokens that the flow sees again with each chunk. None: all of them."""
     flow_attention: Literal["auto", "full", "chunked"] = "auto"

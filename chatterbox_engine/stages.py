@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from chatterbox_engine.accel.device import s3gen_dtype, t3_dtype
-from chatterbox_engine.accel.memory import apply, free_bytes
+from chatterbox_engine.accel.memory import apply
 from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import S3GEN_FILE, T3_FILE, Checkpoint
 from chatterbox_engine.config import EngineConfig, S3GenSwitches
@@ -22,7 +22,7 @@ from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.scoring import score
 from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.text import normalise
-from chatterbox_engine.types import TOKEN_RATE, SamplingParams, T3Voice
+from chatterbox_engine.types import SamplingParams, T3Voice
 from chatterbox_engine.voice import Voice
 from chatterbox_engine.watermark import Watermarker
 
@@ -31,8 +31,6 @@ Item = TypeVar("Item")
 
 _WARM_UP_S = 600.0
 """Seconds after which a warm-up call that gave nothing counts as failed."""
-_UTTERANCE_S = 20.0
-"""A long piece of text, spoken."""
 
 
 class T3Stage:
@@ -132,21 +130,17 @@ class S3GenStage:
         random = checkpoint.spec.random_weights
         self.engine.takes_s = random.s3gen_call_s if random else 0.0
         logger.info("S3Gen: chunks made by %s", self.model.kernels)
-        if config.s3gen.goes_on(checkpoint.spec.s3gen.chunked):
-            self._tell_memory(config.s3gen)
+        self._tell_room(config.s3gen)
         self.engine.start()
 
-    def _tell_memory(self, switches: S3GenSwitches) -> None:
-        """Warn where as many streams as are let in may keep more than there is."""
-        own = None if switches.context_window is None else switches.context_window + max(switches.chunk_schedule)
-        seconds = _UTTERANCE_S if own is None else min(_UTTERANCE_S, own / TOKEN_RATE)
-        kept = switches.max_streams * seconds * self.model.second_bytes(switches.cfm_steps)
-        free = free_bytes(self.model.device)
-        if kept > free:
+    def _tell_room(self, switches: S3GenSwitches) -> None:
+        """Warn where there may be no memory for as many streams as have places."""
+        room = self.model.room(switches)
+        if room is not None and (holds := room.places(switches.max_streams)) < switches.max_streams:
             logger.warning(
-                "S3Gen: chunks of %d streams that go on for %g s keep %.1f GB, and %.1f GB are free; let in fewer "
-                "(s3gen.max_streams), or let them see less (s3gen.context_window).",
-                switches.max_streams, seconds, kept / 1e9, free / 1e9,
+                "S3Gen: there is memory for what %d streams of %g s keep (%.1f MB a second), of %d that have places "
+                "(s3gen.max_streams). Others are turned away; where streams see less (s3gen.context_window), more fit.",
+                holds, room.most_s, room.second_bytes / 1e6, switches.max_streams,
             )  # fmt: skip
 
     def open(

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from chatterbox_engine import stages
 from chatterbox_engine.config import EngineConfig
+from chatterbox_engine.s3gen import model
 from chatterbox_engine.stages import S3GenStage
 from tests.families import small
 
@@ -32,13 +32,16 @@ def test_streams_that_may_keep_more_than_there_is_are_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A frame of this model: 2 steps, 4 layers, 2 rows, 2 heads of 32, twice, in 4 or 2 bytes."""
-    monkeypatch.setattr(stages, "free_bytes", lambda device: free)
+    monkeypatch.setattr(model, "free_bytes", lambda device: free)
     switches = {
         "flow_attention": attention, "context_window": window, "cfm_steps": 2, "max_streams": 32,
         "chunk_schedule": (10,), "precision": "fp32", "cpu_kernels": "plain",
     }  # fmt: skip
     with caplog.at_level(logging.WARNING):
-        stage = S3GenStage(small("chatterbox"), EngineConfig.profile(s3gen=switches, watermark=False), CPU)
+        config = EngineConfig.profile(s3gen=switches, watermark=False)
+        stage = S3GenStage(small("chatterbox"), config, CPU)
     stage.engine.stop()
-    assert stage.model.second_bytes(2) == 50 * 2 * 4 * 2 * 2 * 32 * 2 * 4
-    assert ("let in fewer" in caplog.text) == warns
+    room = stage.model.room(config.s3gen)
+    assert (room is None) == (attention == "full")
+    assert room is None or room.second_bytes == 50 * 2 * 4 * 2 * 2 * 32 * 2 * 4
+    assert ("there is memory for what" in caplog.text) == warns

@@ -2,10 +2,13 @@
 
 import logging
 import os
+from pathlib import Path
 
 import torch
 
 from chatterbox_engine.config import MemorySwitches
+
+_CONTAINER = Path("/sys/fs/cgroup")
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +31,27 @@ def apply(switches: MemorySwitches, device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What the device has that nobody uses."""
+    """What this process may still take: of a GPU what nobody has, up to `memory.limit`, and what PyTorch holds unused;
+    beside a CPU what the machine has left, and the container."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        free, whole = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device)
+        limit = torch.cuda.get_per_process_memory_fraction(device) * whole
+        return min(free, int(limit) - held) + held - torch.cuda.memory_allocated(device)
     import psutil  # benchmarks/gpu.sh does without it
 
-    return int(psutil.virtual_memory().available)
+    return min([int(psutil.virtual_memory().available), *_left_in(_CONTAINER)])
+
+
+def _left_in(group: Path) -> list[int]:
+    """Bytes that a control group (Linux, version 2) has left beside what it would give back; none where it has no
+    limit, or there is no such group."""
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # "max"
+        return []
+    return [limit - used + int(cached["inactive_file"])]
 
 
 def give_back(device: torch.device) -> None:

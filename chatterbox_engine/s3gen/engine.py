@@ -50,7 +50,9 @@ class S3GenEngine(Worker):
         self._mels: Mels = kind(model, switches.cfm_steps)
         self._call_seconds = Trend()
         """Of a call, by its tokens."""
-        self._capacity = Capacity(switches.queue_chunks) if switches.admission == "auto" else None
+        auto = switches.admission == "auto"
+        self._capacity = Capacity(switches.queue_chunks) if auto else None
+        self._room = model.room(switches) if auto else None
         self.samples = 0
         """Samples of audio made since the start."""
         self.batch = 0
@@ -87,9 +89,9 @@ class S3GenEngine(Worker):
         return None if self._capacity is None else self._capacity.carries()
 
     def full(self) -> bool:
-        """A listener would be turned away: all places are taken, or those who have one are about to run dry."""
-        dry = self._capacity is not None and not self._capacity.admits(time.monotonic(), tuple(self._streams))
-        return dry or self.running >= self.places
+        """A listener would be turned away: all places are taken, those who have one are about to run dry, or there is
+        no memory for another."""
+        return self._dry() or self._crowded()
 
     def wait_s(self) -> float:
         """None waits, see `waiting`."""
@@ -123,7 +125,7 @@ class S3GenEngine(Worker):
             voice = voice.of(round(switches.prompt_seconds * TOKEN_RATE))
         with self._lock:
             self.check_alive()
-            if self.full() if paced else self.running >= self.places:
+            if (paced and self._dry()) or self._crowded(voice):
                 self.refused += paced
                 raise Overloaded
             self.admitted += 1
@@ -190,6 +192,14 @@ class S3GenEngine(Worker):
             streams, self._streams = self._streams, []
         for stream in streams:
             stream.audio.fail(error)
+
+    def _dry(self) -> bool:
+        """Another would let those who listen run dry."""
+        return self._capacity is not None and not self._capacity.admits(time.monotonic(), tuple(self._streams))
+
+    def _crowded(self, voice: S3GenVoice | None = None) -> bool:
+        """No place is left for another, or no memory."""
+        return self.running >= self.places or not (self._room is None or self._room.admits(tuple(self._streams), voice))
 
     def _drop(self, dropped: list[SpeechStream], error: BaseException) -> None:
         """There is no memory for a call: its streams end, and give back what they kept; the others go on."""

@@ -10,6 +10,7 @@ from chatterbox_engine.accel.compile import compiled
 from chatterbox_engine.accel.device import set_convolutions
 from chatterbox_engine.accel.gpu_kernels import tried
 from chatterbox_engine.accel.graphs import Graphs, Recurring
+from chatterbox_engine.accel.memory import free_bytes
 from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen import vocoder
 from chatterbox_engine.s3gen.chunk_encoder import PagedEncoder
@@ -17,6 +18,7 @@ from chatterbox_engine.s3gen.flow import Flow, FlowPast
 from chatterbox_engine.s3gen.native_solver import NativeSolver
 from chatterbox_engine.s3gen.paged import Pages
 from chatterbox_engine.s3gen.paged_solver import PagedSolver
+from chatterbox_engine.s3gen.room import Room
 from chatterbox_engine.s3gen.solver import EulerSolver
 from chatterbox_engine.s3gen.vocoder import Vocoder
 from chatterbox_engine.spec import S3GenSpec, VocosSpec
@@ -110,10 +112,14 @@ class S3GenModel:
         for block in self.flow.decoder.estimator.blocks():
             block.forward = compiled(block.forward, switches.compile, "the flow's blocks")
 
-    def second_bytes(self, steps: int | None) -> int:
-        """What chunked attention keeps of a second of a stream, or of a voice's prompt."""
-        whole = self.dtype == torch.float32 and not isinstance(self.flow.solver, NativeSolver)
-        return self.spec.second_bytes(steps, 4 if whole else 2)
+    def room(self, switches: S3GenSwitches) -> Room | None:
+        """For what chunked attention keeps of streams; None where it is not taken, and nothing grows with them."""
+        if not switches.goes_on(self.spec.chunked):
+            return None
+        solver = self.flow.solver
+        whole = self.dtype == torch.float32 and not isinstance(solver, NativeSolver)
+        kept = self.spec.second_bytes(switches.cfm_steps, 4 if whole else 2)
+        return Room.of(switches, kept, isinstance(solver, NativeSolver | PagedSolver), lambda: free_bytes(self.device))
 
     @property
     def kernels(self) -> str:

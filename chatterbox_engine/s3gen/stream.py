@@ -11,7 +11,7 @@ import numpy as np
 
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.s3gen.flow import FlowPast
-from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, Begun, S3GenVoice, SpokenWord
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, Begun, S3GenVoice, SpokenWord
 from chatterbox_engine.watermark import WatermarkStream
 
 _DAY_S = 86_400.0
@@ -162,6 +162,12 @@ class SpeechStream:
     def playing(self) -> bool:
         """Its first audio has come."""
         return self._playing_since is not None
+
+    @property
+    def kept_s(self) -> float:
+        """Seconds made of the piece that is being spoken, which the flow goes on from; 0 before its first."""
+        with self._lock:
+            return self._pieces[0].done / TOKEN_RATE if self._pieces else 0.0
 
     @property
     def slack_s(self) -> float:

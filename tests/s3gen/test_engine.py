@@ -302,6 +302,33 @@ def test_a_listener_who_runs_dry_is_counted_and_keeps_others_out(model: S3GenMod
         engine.stop()
 
 
+@pytest.mark.parametrize("paced", [True, False])
+def test_where_there_is_no_memory_for_another_it_is_turned_away(
+    model: S3GenModel, paced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatterbox_engine.s3gen.model.free_bytes", lambda device: 10**6)
+    switches = S3GenSwitches(flow_attention="chunked")
+    engine = S3GenEngine(model, switches, None)
+    engine.start()
+    try:
+        first = engine.open(voice(), paced=paced)
+        assert engine.full()
+        with pytest.raises(Overloaded):
+            engine.open(voice(), paced=paced)
+        first.audio.close()
+        assert not engine.full()
+        assert len(say(engine, 10, WHOLE)) == 9600
+    finally:
+        engine.stop()
+    by_places = S3GenEngine(model, switches.model_copy(update={"admission": "places"}), None)
+    by_places.start()
+    try:
+        for _ in range(2):
+            by_places.open(voice())
+    finally:
+        by_places.stop()
+
+
 def test_all_places_may_be_given_whoever_runs_dry(model: S3GenModel) -> None:
     engine = S3GenEngine(model, S3GenSwitches(chunk_schedule=(25,), admission="places", max_streams=2), None)
     engine.start()
