@@ -18,8 +18,8 @@ from chatterbox_engine.errors import InvalidRequest, ModelUnavailable, reason
 from chatterbox_engine.spec import SPECS, ModelSpec, VocosSpec
 from chatterbox_engine.text import TextTokenizer, gpt2, stand_in
 from chatterbox_engine.text.cangjie import Cangjie
-from chatterbox_engine.types import FRAMES_PER_TOKEN
-from chatterbox_engine.voice import DEFAULT_VOICE, Voice
+from chatterbox_engine.types import DEFAULT_VOICE, FRAMES_PER_TOKEN
+from chatterbox_engine.voice import Voice
 from chatterbox_engine.voice_encoder import VoiceEncoder
 from chatterbox_engine.weights import RandomWeights, SafetensorsWeights, StateDictWeights, Weights
 

@@ -15,7 +15,8 @@ from chatterbox_engine.clip import read_clip
 from chatterbox_engine.config import EngineConfig
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.exporter import Exporter
-from chatterbox_engine.metrics import Readings, device_readings, s3gen_readings, t3_readings
+from chatterbox_engine.metrics import Readings
+from chatterbox_engine.readings import device_readings, s3gen_readings, t3_readings
 from chatterbox_engine.stages import S3GenStage, T3Stage
 from chatterbox_engine.text import split, validate
 from chatterbox_engine.types import SAMPLE_RATE, SamplingParams

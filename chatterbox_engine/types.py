@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from chatterbox_engine.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAMPLE_RATE = 24_000
 """Samples a second of the audio made."""
@@ -20,7 +22,8 @@ SAMPLES_PER_FRAME = 480
 SAMPLES_PER_TOKEN = FRAMES_PER_TOKEN * SAMPLES_PER_FRAME
 VALID_TOKENS = 6561
 """Speech tokens below this carry sound; those from it upwards are marks and are dropped."""
-
+DEFAULT_VOICE = "default"
+"""Id and name of a checkpoint's built-in voice."""
 
 Temperature = Annotated[float, Field(ge=0.05, le=5.0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -119,8 +122,8 @@ class T3Voice:
     """What T3 takes from a voice: speaker (1, 256) float32 and speech prompt (1, P) int64. `id` names its content."""
 
     id: str
-    speaker: Tensor
-    prompt: Tensor
+    speaker: "Tensor"
+    prompt: "Tensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +131,9 @@ class S3GenVoice:
     """What S3Gen takes from a voice: prompt tokens (1, N) int64, their mel (1, 2N, 80), speaker (1, 192) float32."""
 
     id: str
-    prompt: Tensor
-    feat: Tensor
-    speaker: Tensor
+    prompt: "Tensor"
+    feat: "Tensor"
+    speaker: "Tensor"
 
     def of(self, tokens: int) -> "S3GenVoice":
         """The voice with no more than its prompt's first so many tokens."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.s3gen.stream import SpeechStream
+from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.stages import S3GenStage, T3Stage
 from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.text import Piece

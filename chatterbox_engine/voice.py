@@ -16,13 +16,11 @@ from torch import Tensor
 
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 from chatterbox_engine.files import whole
-from chatterbox_engine.types import FRAMES_PER_TOKEN, VALID_TOKENS, S3GenVoice, T3Voice
+from chatterbox_engine.types import DEFAULT_VOICE, FRAMES_PER_TOKEN, VALID_TOKENS, S3GenVoice, T3Voice
 
 if TYPE_CHECKING:
     from chatterbox.tts import Conditionals
 
-DEFAULT_VOICE = "default"
-"""Id and name of a checkpoint's built-in voice."""
 VOICE_ID = re.compile(r"voice_[0-9a-f]{16}")
 _FORMAT = "chatterbox-voice-1"
 HEADER_BYTES = 16_384

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from chatterbox_engine.errors import InvalidRequest, UnknownVoice
 from chatterbox_engine.folder import Entry, Folder
-from chatterbox_engine.voice import DEFAULT_VOICE, HEADER_BYTES, VOICE_ID, Voice, VoiceInfo, read_info
+from chatterbox_engine.types import DEFAULT_VOICE
+from chatterbox_engine.voice import HEADER_BYTES, VOICE_ID, Voice, VoiceInfo, read_info
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import torch
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.identity import Runtime
 from deployments.ingress import Ingress
 from deployments.jobs import Jobs
 from deployments.routing import TOLD_S
+from deployments.runtime import Runtime
 from deployments.s3gen import S3Gen
 from deployments.scaling import LOOK_S
 from deployments.settings import Role, ServiceSettings, Stage

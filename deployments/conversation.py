@@ -19,8 +19,8 @@ import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.text import Clauses, validate
 from chatterbox_engine.text.split import CLAUSE_PAUSE_S, SENTENCE_PAUSE_S
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest

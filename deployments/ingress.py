@@ -18,8 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from chatterbox_engine import __version__
 from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.text import validate
-from chatterbox_engine.types import AudioChunk, SpeechRequest
-from chatterbox_engine.voice import DEFAULT_VOICE
+from chatterbox_engine.types import DEFAULT_VOICE, AudioChunk, SpeechRequest
 from deployments import page
 from deployments.admission import Gate, Ticket
 from deployments.answers import REFUSALS, AudioResponse, UnknownModel, answer, install

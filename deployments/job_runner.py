@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.errors import InvalidRequest, Overloaded, UnknownVoice
+from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SamplingParams, SpeechRequest
 from deployments.book import bind
 from deployments.job_store import JobStore, Task

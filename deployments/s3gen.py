@@ -15,17 +15,19 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.errors import EngineDead
-from chatterbox_engine.metrics import Readings, device_readings, s3gen_readings
+from chatterbox_engine.metrics import Readings
+from chatterbox_engine.readings import device_readings, s3gen_readings
 from chatterbox_engine.s3gen.stream import SpeechStream
+from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.text import split
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest, TokenChunk
 from deployments.faults import Stream, streams
-from deployments.identity import Identity, Runtime
+from deployments.identity import Identity
 from deployments.load import Load
 from deployments.metrics import Reopenings, StageMetrics
+from deployments.runtime import Runtime
 from deployments.settings import ServiceSettings
 from deployments.talker import Talker
 from deployments.tracing import Tracer

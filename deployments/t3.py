@@ -9,7 +9,8 @@ from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.types import SpeechRequest, TokenChunk
 from deployments.faults import streams
-from deployments.identity import Identity, Runtime
+from deployments.identity import Identity
+from deployments.runtime import Runtime
 from deployments.settings import ServiceSettings
 from deployments.talker import Talker
 from deployments.voice_cache import VoiceCache

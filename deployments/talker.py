@@ -8,12 +8,14 @@ from itertools import chain, repeat
 import torch
 
 from chatterbox_engine.checkpoint import Checkpoint
-from chatterbox_engine.metrics import Readings, device_readings, t3_readings
+from chatterbox_engine.metrics import Readings
+from chatterbox_engine.readings import device_readings, t3_readings
 from chatterbox_engine.stages import T3Stage
 from chatterbox_engine.types import SpeechRequest, TokenChunk
-from deployments.identity import Identity, Runtime
+from deployments.identity import Identity
 from deployments.load import Load
 from deployments.metrics import StageMetrics
+from deployments.runtime import Runtime
 from deployments.settings import ServiceSettings
 from deployments.tracing import Tracer
 from deployments.voice_cache import VoiceCache

@@ -6,7 +6,8 @@ from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.checkpoint import Checkpoint
 from chatterbox_engine.errors import UnknownVoice
-from chatterbox_engine.voice import DEFAULT_VOICE, Voice
+from chatterbox_engine.types import DEFAULT_VOICE
+from chatterbox_engine.voice import Voice
 from deployments.faults import ask
 
 _MOST = 256

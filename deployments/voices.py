@@ -12,11 +12,12 @@ from ray import serve
 from chatterbox_engine.clip import prepared, read_clip
 from chatterbox_engine.errors import InvalidRequest, UnknownVoice
 from chatterbox_engine.folder import Folder
-from chatterbox_engine.voice import DEFAULT_VOICE, Voice, VoiceInfo
+from chatterbox_engine.types import DEFAULT_VOICE
+from chatterbox_engine.voice import Voice, VoiceInfo
 from chatterbox_engine.voice_encoder import VoiceEncoder
 from chatterbox_engine.voice_store import VoiceStore, check_name
 from deployments.faults import StoreUnavailable, answers
-from deployments.identity import Runtime
+from deployments.runtime import Runtime
 from deployments.settings import ServiceSettings
 from deployments.watchdog import watch
 

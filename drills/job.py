@@ -20,8 +20,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.checkpoint import find
+from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.types import SAMPLE_RATE
 from deployments.book import chapters
 from loadtest.local_service import LocalService

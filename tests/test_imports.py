@@ -1,6 +1,8 @@
 """Who may import whom, read from the sources: the dependency direction of the design."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,14 @@ def test_every_rule_is_about_something() -> None:
     assert ENGINE in built
     for who in built:
         assert any(within(module, (who,)) for module in modules), f"{who} is no module"
+
+
+@pytest.mark.parametrize("module", ["deployments.ingress", "deployments.jobs"])
+def test_who_only_talks_to_engines_starts_without_torch(module: str) -> None:
+    """It takes as long to import as all else that such a process needs, and as much memory."""
+    program = f"import sys, {module}; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    assert ran.stdout.split() == ["False"]
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from chatterbox_engine import (
     OptimizedChatterboxTTS,
     OptimizedChatterboxTurboTTS,
 )
-from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.errors import EngineDead, InvalidRequest
 from chatterbox_engine.s3gen.stream import SpeechStream
+from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.text import split
 from chatterbox_engine.types import SAMPLES_PER_TOKEN
 

@@ -14,7 +14,8 @@ from safetensors.torch import save
 from chatterbox_engine.clip import read_clip
 from chatterbox_engine.errors import InvalidRequest, ModelUnavailable
 from chatterbox_engine.spec import SPECS, ModelSpec
-from chatterbox_engine.voice import DEFAULT_VOICE, HEADER_BYTES, Voice, read_info
+from chatterbox_engine.types import DEFAULT_VOICE
+from chatterbox_engine.voice import HEADER_BYTES, Voice, read_info
 from chatterbox_engine.voice_encoder import VoiceEncoder, levelled
 from chatterbox_engine.weights import RandomWeights, StateDictWeights
 from tests.families import small

@@ -29,7 +29,6 @@ class Domain(IntEnum):
     FLOW = 2
     PHASE = 3
     SOURCE = 4
-    PIECE = 5
 
 
 def _low(words: Tensor) -> Tensor:
@@ -119,12 +118,3 @@ def _gpu_kernels() -> ModuleType | None:
         return triton_noise
 
     return tried("The GPU's own noise", torch.device("cuda"), kernels)
-
-
-def derive_seed(seed: int, index: int) -> int:
-    """The seed of an utterance's piece `index`; piece 0 keeps the utterance's own."""
-    if index == 0:
-        return seed
-    place = torch.tensor([[index]])
-    high, low = (_words(torch.tensor([seed]), Domain.PIECE, place, lane).item() for lane in (0, 1))
-    return ((int(high) << 32) | int(low)) & (2**63 - 1)

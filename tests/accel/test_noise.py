@@ -12,7 +12,6 @@ from torch import Tensor
 
 from chatterbox_engine.accel.noise import (
     Domain,
-    derive_seed,
     exponential,
     normal,
     normals,
@@ -135,16 +134,6 @@ def test_the_numbers_never_change() -> None:
     key = mix(key ^ 0x1234_5678)
     word = mix((mix(5 ^ mix(key ^ 3)) + key) % 2**32)
     assert draw(uniform, seed, Domain.SOURCE, place, 1).item() == (word + 0.5) / 2**32
-
-
-@given(seed=seeds)
-@settings(max_examples=50)
-def test_pieces_have_seeds_of_their_own(seed: int) -> None:
-    derived = [derive_seed(seed, index) for index in range(12)]
-    assert derived[0] == seed
-    assert len(set(derived)) == len(derived)
-    assert all(0 <= each < 2**63 for each in derived)
-    assert derived == [derive_seed(seed, index) for index in range(12)]
 
 
 @given(

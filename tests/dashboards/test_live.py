@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from chatterbox_engine.exporter import Exporter
-from chatterbox_engine.metrics import device_readings
+from chatterbox_engine.readings import device_readings
 from dashboards.boards import BOARDS, render
 from loadtest.local_service import free_port
 from tests.service import PLACES, Service

@@ -10,7 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from chatterbox_engine.errors import InvalidRequest
 from deployments.app import build, place, taken
-from deployments.identity import Runtime
+from deployments.runtime import Runtime
 from deployments.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]

@@ -21,8 +21,8 @@ from deployments import app, fleet
 from deployments.admission import Gate
 from deployments.app import Place
 from deployments.fleet import Count, Fleet, places
-from deployments.identity import Runtime
 from deployments.metrics import IngressMetrics
+from deployments.runtime import Runtime
 from deployments.s3gen import S3Gen
 from deployments.settings import ServiceSettings
 from deployments.t3 import T3

@@ -10,7 +10,7 @@ import torch
 
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.types import SamplingParams, SpeechRequest
-from deployments.identity import Runtime
+from deployments.runtime import Runtime
 from deployments.s3gen import S3Gen
 from deployments.settings import ServiceSettings
 from tests.deployments.replica import replica

@@ -13,7 +13,7 @@ from chatterbox_engine.errors import ChatterboxError, InvalidRequest, UnknownVoi
 from chatterbox_engine.folder import Folder
 from chatterbox_engine.voice import Voice
 from deployments.faults import StoreUnavailable
-from deployments.identity import Runtime
+from deployments.runtime import Runtime
 from deployments.settings import ServiceSettings
 from deployments.voices import Voices
 from loadtest.sounds import clip

@@ -11,10 +11,10 @@ import torch
 
 from benchmarks.sentences import SETS, sentences
 from chatterbox_engine import EngineConfig, OptimizedChatterboxTTS
-from chatterbox_engine.accel.noise import derive_seed
 from chatterbox_engine.checkpoint import find
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.s3gen.vocos import Vocos
+from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.types import SAMPLES_PER_FRAME
 from training import dimensions, texts, vocos
 
