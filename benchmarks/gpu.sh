@@ -6,7 +6,7 @@
 # It runs in any python3 (or $PYTHON) that has torch, transformers and triton. WHEELS is a folder with wheels of whatever
 # else of these that Python lacks: pydantic (with pydantic_core, annotated_types, typing_inspection, typing_extensions),
 # sentencex, tokenizers, safetensors, soundfile (with cffi), tqdm, numpy, pytest (with pluggy, iniconfig, packaging,
-# pygments), and torchao for the quantised rows. Ray, chatterbox-tts and perth are not needed: there is no watermark here
+# pygments), torchao for the quantised rows, and nvidia-ml-py for the GPU's busy share. Ray, chatterbox-tts and perth are not needed: there is no watermark here
 # and no reference beside.
 #
 # OUT gets gpu.json, with everything measured, and gpu.log; both are there after every step. The last line of stdout is

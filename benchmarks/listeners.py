@@ -1,7 +1,8 @@
 """python -m benchmarks listeners: how many hear the engine in real time without a stall, and how soon they hear it.
 
 So many listeners in one process with the engine, without Ray or HTTP (the load tests go through both): each has a text
-spoken, plays it as it comes, and asks again when all of it has been heard, for as long as is asked for.
+spoken, plays it as it comes, and asks again when all of it has been heard, for as long as is asked for. On a GPU the raw
+figures have what the device tells meanwhile, by the metrics' names.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from benchmarks.report import Column, Report, Row, file_name, number, percent
 from benchmarks.subject import Subject
 from benchmarks.t3 import counts
 from chatterbox_engine.errors import Overloaded
+from chatterbox_engine.metrics import Readings
+from chatterbox_engine.readings import device_readings
 from chatterbox_engine.stages import S3GenStage, T3Stage
 from chatterbox_engine.text import split
 from chatterbox_engine.types import SAMPLE_RATE
@@ -44,6 +47,7 @@ COLUMNS = (
     Column("carried", "audio s a second", number),
     Column("t3_busy", "T3 busy", percent),
     Column("s3gen_busy", "S3Gen busy", percent),
+    Column("gpu_busy", "GPU busy", percent),
 )
 
 
@@ -105,8 +109,12 @@ def measure(engine: Engine, listeners: int, seconds: float) -> Row:
     t3, s3gen = engine.t3.engine, engine.s3gen.engine
     crowd, begin = Crowd(), time.monotonic()
     before = t3.busy_seconds, s3gen.busy_seconds, s3gen.samples
+    device: Readings = {}
+    amid = threading.Timer(seconds / 2, lambda: device.update(device_readings(engine.s3gen.model.device)))
     with ThreadPoolExecutor(listeners) as pool:
+        amid.start()
         list(pool.map(partial(listen, engine, crowd, begin + seconds), range(listeners)))
+    amid.join()
     took = max((player.last_at for player in crowd.heard), default=time.monotonic()) - begin
     firsts = [player.first_at - player.begin for player in crowd.heard if player.first_at is not None]
     row: Row = {
@@ -118,7 +126,7 @@ def measure(engine: Engine, listeners: int, seconds: float) -> Row:
         "carried": (s3gen.samples - before[2]) / SAMPLE_RATE / took,
         "t3_busy": (t3.busy_seconds - before[0]) / took,
         "s3gen_busy": (s3gen.busy_seconds - before[1]) / took,
-    }
+    } | device  # by the metrics' names, as an exporter would tell them
     if firsts:
         row |= {f"first_p{share}_s": float(np.percentile(firsts, share)) for share in (50, 95, 99)}
     return row

@@ -106,7 +106,8 @@ def test_vocoder(bench: Bench) -> None:
     assert all(row["ms"]["median"] > 0 for row in rows.values())
 
 
-def test_listeners(bench: Bench) -> None:
+def test_listeners(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.listeners.device_readings", lambda device: {"gpu_busy": 0.75})
     told = bench(
         "listeners", *TINY, "--tokens", "25", "--switch", "watermark=false", "--listeners", "1,3", "--seconds", "2"
     )
@@ -116,6 +117,7 @@ def test_listeners(bench: Bench) -> None:
         assert row["heard"] + row["refused"] >= row["listeners"]
         assert row["carried"] > 0
         assert 0 < row["s3gen_busy"] < 1
+        assert row["gpu_busy"] == 0.75
     assert 0 < alone["first_p50_s"] <= alone["first_p95_s"] <= alone["first_p99_s"]
 
 
