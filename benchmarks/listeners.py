@@ -1,8 +1,8 @@
 """python -m benchmarks listeners: how many hear the engine in real time without a stall, and how soon they hear it.
 
 So many listeners in one process with the engine, without Ray or HTTP (the load tests go through both): each has a text
-spoken, plays it as it comes, and asks again when all of it has been heard, for as long as is asked for. On a GPU the raw
-figures have what the device tells meanwhile, by the metrics' names.
+spoken, plays it as it comes, and asks again when all of it has been heard, for as long as is asked for. On a GPU the
+raw figures have what the device tells meanwhile, by the names of the metrics.
 """
 
 import argparse
