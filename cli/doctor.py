@@ -19,6 +19,7 @@ from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import find
 from chatterbox_engine.config import PROFILES, EngineConfig
 from chatterbox_engine.errors import ChatterboxError, InvalidRequest, reason
+from chatterbox_engine.s3gen.native_solver import NativeSolver
 from deployments.settings import ServiceSettings
 
 Finding = tuple[str, str]
@@ -102,14 +103,13 @@ def choices(model: str, device: str, config: EngineConfig) -> Iterator[Finding]:
     yield "model", f"{checkpoint.model}: {spec.note or spec.family}"
     yield "voice", "has one built in" if checkpoint.voice() else "needs one: upload a clip"
     yield "T3", f"computes in {t3_dtype(config.t3.precision, picked, config.t3.cpu_kernels)}".replace("torch.", "")
-    dtype = str(s3gen_dtype(config.s3gen.precision, picked)).removeprefix("torch.")
-    chosen = config.s3gen.precision == "auto" and picked.type == "cpu"
-    shorts = chosen and dtype == "float32" and native.multiplies_rows()
-    yield "S3Gen", f"computes in {dtype}" + (", the flow's products in whole numbers of 16 bits" if shorts else "")
+    dtype = s3gen_dtype(config.s3gen.precision, picked)
+    own = NativeSolver.runs(spec.s3gen, config.s3gen, dtype, picked)
+    shorts = ", the flow's products in whole numbers of 16 bits" if own and dtype == torch.float32 else ""
+    yield "S3Gen", f"computes in {dtype}{shorts}".replace("torch.", "")
     yield "quantization", f"{applicable(config.t3.quantization, picked)} (asked for: {config.t3.quantization})"
     on = config.s3gen.goes_on(spec.s3gen.chunked)
-    whole = dtype == "float32" and not shorts
-    kept = spec.s3gen.second_bytes(config.s3gen.cfm_steps, 4 if whole else 2)
+    kept = spec.s3gen.second_bytes(config.s3gen.cfm_steps, 2 if own or dtype != torch.float32 else 4)
     goes_on = f"goes on from chunk to chunk, and keeps {kept / 1e6:.1f} MB of each second of a stream"
     yield "flow", goes_on if on else "computes all before it again with each chunk"
     yield (

@@ -68,9 +68,7 @@ class S3GenModel:
         """Where it computes; while nobody asks for anything its weights may be elsewhere."""
         self.dtype = dtype
         estimator = flow.decoder.estimator
-        rounded = dtype == torch.bfloat16 or switches.precision == "auto"  # the kernels compute in 16 bits
-        plain = switches.cpu_kernels == "plain" or switches.compile != "off"
-        if rounded and not plain and NativeSolver.runs(estimator, spec):
+        if NativeSolver.runs(spec, switches, dtype, device):
             flow.solver = NativeSolver(estimator, spec)
         if self.graphs.enabled:
             flow.solver = EulerSolver(estimator, spec, self.graphs)
@@ -117,8 +115,8 @@ class S3GenModel:
         if not switches.goes_on(self.spec.chunked):
             return None
         solver = self.flow.solver
-        whole = self.dtype == torch.float32 and not isinstance(solver, NativeSolver)
-        kept = self.spec.second_bytes(switches.cfm_steps, 4 if whole else 2)
+        short = isinstance(solver, NativeSolver) or self.dtype != torch.float32
+        kept = self.spec.second_bytes(switches.cfm_steps, 2 if short else 4)
         return Room.of(switches, kept, isinstance(solver, NativeSolver | PagedSolver), lambda: free_bytes(self.device))
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from chatterbox_engine.accel import native
 from chatterbox_engine.accel.native import pointer
 from chatterbox_engine.accel.native_linear import NativeLinear, ShortLinear
+from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen.estimator import Estimator
 from chatterbox_engine.s3gen.pages import PAGE, Page, PagedPast
 from chatterbox_engine.s3gen.solver import SolverPast, embedded_times, step_times
@@ -51,12 +52,13 @@ class NativeSolver:
         self._plane = int(kernels.flow_plane(ctypes.byref(self._struct)))
 
     @staticmethod
-    def runs(estimator: Estimator, spec: S3GenSpec) -> bool:
-        """The kernels are there, and fit the model as it was loaded."""
+    def runs(spec: S3GenSpec, switches: S3GenSwitches, dtype: torch.dtype, device: torch.device) -> bool:
+        """The kernels are there and asked for, and fit the model."""
         own = spec.estimator
         fits = not any(size % _WHOLE for size in (own.width, own.head_width, 4 * spec.mel_bins)) and own.stage_blocks
-        here = estimator.final_proj.weight.device.type == "cpu"
-        return bool(fits and not spec.mel_bins % 16 and here) and native.multiplies_rows()
+        rounded = dtype == torch.bfloat16 or switches.precision == "auto"  # they compute in 16 bits
+        wanted = switches.cpu_kernels == "auto" and switches.compile == "off" and rounded and device.type == "cpu"
+        return bool(fits and not spec.mel_bins % 16 and wanted) and native.multiplies_rows()
 
     def __call__(
         self, x: Tensor, mu: Tensor, speaker: Tensor, cond: Tensor, steps: int, *, ends: Tensor | None = None

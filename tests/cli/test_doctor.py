@@ -21,6 +21,18 @@ def test_it_says_what_would_be_taken_and_why(capsys: pytest.CaptureFixture[str])
     assert said["flow"].startswith("goes on from chunk to chunk, and keeps ")
 
 
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+def test_it_says_what_s3gen_computes_in_and_keeps(
+    kernels: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = {"model": "demo", "device": "cpu", "switches": {"s3gen": {"cpu_kernels": kernels}}}
+    assert main(["doctor", str(written(tmp_path, args))]) == 0
+    said = capsys.readouterr().out
+    short = kernels == "auto" and native.multiplies_rows() and not native.has_tiles()
+    assert ("whole numbers of 16 bits" in said) == short
+    assert ("keeps 4.1 MB of each second" in said) == (not short and not native.has_tiles())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("--model", "dummy:parrot"), "no dummy:parrot"), (("--device", "abacus"), "no device 'abacus'")],

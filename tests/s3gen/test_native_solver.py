@@ -10,6 +10,7 @@ from torch import Tensor
 
 from chatterbox_engine.accel import native
 from chatterbox_engine.checkpoint import find
+from chatterbox_engine.config import S3GenSwitches
 from chatterbox_engine.s3gen.estimator import Estimator
 from chatterbox_engine.s3gen.native_solver import NativeSolver
 from chatterbox_engine.s3gen.pages import PagedPast
@@ -189,7 +190,13 @@ def test_the_bundled_voice_in_whole_numbers(kernels: None) -> None:
 
 
 @pytest.mark.skipif(not native.multiplies_rows(), reason="this processor's kernels do not multiply many rows")
-def test_what_does_not_fit_is_left_to_pytorch() -> None:
-    assert NativeSolver.runs(Estimator(TINY), TINY)
+def test_what_does_not_fit_or_is_not_wanted_is_left_to_pytorch() -> None:
+    auto, cpu = S3GenSwitches(), torch.device("cpu")
+    assert NativeSolver.runs(TINY, auto, torch.float32, cpu)
+    assert NativeSolver.runs(TINY, S3GenSwitches(precision="bf16"), torch.bfloat16, cpu)
     odd = TINY.model_copy(update={"estimator": TINY.estimator.model_copy(update={"head_width": 48})})
-    assert not NativeSolver.runs(Estimator(odd).bfloat16(), odd)
+    assert not NativeSolver.runs(odd, auto, torch.bfloat16, cpu)
+    assert not NativeSolver.runs(TINY, auto, torch.bfloat16, torch.device("cuda"))
+    assert not NativeSolver.runs(TINY, S3GenSwitches(precision="fp32"), torch.float32, cpu)
+    for switch in ({"cpu_kernels": "plain"}, {"compile": "default"}):
+        assert not NativeSolver.runs(TINY, S3GenSwitches(**switch), torch.bfloat16, cpu)
