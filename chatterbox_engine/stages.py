@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from chatterbox_engine.accel.memory import apply
 from chatterbox_engine.accel.quantization import applicable
 from chatterbox_engine.checkpoint import S3GEN_FILE, T3_FILE, Checkpoint
 from chatterbox_engine.config import EngineConfig, S3GenSwitches
-from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.s3gen.engine import S3GenEngine
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.stream import SpeechStream
@@ -168,7 +169,10 @@ class S3GenStage:
             whole = sum(self._schedule) + first
             rounds = [(size, self._schedule, whole) for size in sorted(sizes, reverse=True) for _ in range(2)]
         for streams, schedule, tokens in _progress("S3Gen warm-up", rounds):
-            opened = [self.open(voice, schedule=schedule, paced=False) for _ in range(streams)]
+            opened: list[SpeechStream] = []
+            with suppress(Overloaded):  # there is memory for fewer
+                while len(opened) < streams:
+                    opened.append(self.open(voice, schedule=schedule, paced=False))
             for stream in opened:
                 stream.begin_piece(0, 0.0)
                 stream.feed([i % 6561 for i in range(tokens)], final=True)

@@ -1,7 +1,5 @@
 """What the engine keeps of the device's memory."""
 
-import logging
-import os
 from pathlib import Path
 
 import torch
@@ -10,24 +8,15 @@ from chatterbox_engine.config import MemorySwitches
 
 _CONTAINER = Path("/sys/fs/cgroup")
 
-logger = logging.getLogger(__name__)
-
 
 def apply(switches: MemorySwitches, device: torch.device) -> None:
-    """Set up PyTorch's allocator, before anything lies on the device.
-
-    Without effect on a CPU. The allocator reads its settings once, so a process that has used the GPU already keeps
-    what it has, and says so.
-    """
+    """Set up PyTorch's allocator, before anything lies on the device. Without effect on a CPU."""
     if device.type != "cuda":
         return
-    if switches.expandable_segments:
-        if torch.cuda.is_initialized():
-            logger.warning("memory.expandable_segments: this process has used the GPU already; its allocator stays.")
-        else:
-            os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if switches.expandable_segments:  # the environment's setting is read too early: naming a device reads it
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
     if switches.limit is not None:
-        torch.cuda.set_per_process_memory_fraction(switches.limit, device)
+        torch.cuda.set_per_process_memory_fraction(switches.limit, device.index)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -36,7 +25,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
-        limit = torch.cuda.get_per_process_memory_fraction(device) * whole
+        limit = torch.cuda.get_per_process_memory_fraction(device.index) * whole
         return min(free, int(limit) - held) + held - torch.cuda.memory_allocated(device)
     import psutil  # benchmarks/gpu.sh does without it
 

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ import torch.nn.functional as F
 from chatterbox_engine.accel.attention import AttentionKernel
 from chatterbox_engine.accel.compile import compiled
 from chatterbox_engine.accel.graphs import Graphs
-from chatterbox_engine.accel.memory import apply, give_back
-from chatterbox_engine.config import Attention, MemorySwitches
+from chatterbox_engine.config import Attention
 
 CPU = torch.device("cpu")
 
@@ -68,10 +66,3 @@ def test_a_compiler_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch, cap
     with caplog.at_level(logging.WARNING):
         assert [fast(1), fast(2)] == [2, 3]
     assert caplog.text.count("the step could not be compiled (no compiler here)") == 1
-
-
-def test_memory_switches_leave_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    apply(MemorySwitches(expandable_segments=True, limit=0.5), CPU)
-    give_back(CPU)
-    assert "PYTORCH_ALLOC_CONF" not in os.environ

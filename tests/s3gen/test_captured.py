@@ -88,6 +88,21 @@ def test_a_full_warm_up_captures_what_the_schedule_brings(monkeypatch: pytest.Mo
     assert (len(graphs), graphs.replays > replays) == (captured, True)
 
 
+def test_a_full_warm_up_takes_as_many_streams_as_find_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Graphs", Rerun)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 0)
+    checkpoint = small("chatterbox")
+    own = {"max_streams": 2, "chunk_schedule": (4,), "cfm_steps": 2, "cpu_kernels": "plain", "precision": "fp32",
+           "flow_attention": "chunked"}  # fmt: skip
+    stage = S3GenStage(checkpoint, EngineConfig.profile(watermark=False, warmup="full", s3gen=own), CPU)
+    speaker = checkpoint.voice()
+    assert speaker is not None
+    stage.warm_up(speaker)
+    assert stage.engine.running == 0
+    assert stage.engine.samples > 0
+    stage.engine.stop()
+
+
 def test_moved_weights_are_read_where_they_went(pair: tuple[S3GenEngine, S3GenEngine]) -> None:
     captured, _ = pair
     say(captured, 20, (10,))
