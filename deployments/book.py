@@ -19,7 +19,7 @@ from deployments.encoding import audio_frame
 
 BookFormat = Literal["m4b", "mp3", "opus", "flac", "wav"]
 
-_HEADING = re.compile(r"^#{1,6}[^\S\n]+(\S.*?)[^\S\n]*#*$", re.MULTILINE)
+_HEADING = re.compile(r"^#{1,6}[^\S\n]+(\S.*)$", re.MULTILINE)
 _CHAPTER_PAUSE_S = 1.5
 _BLOCK = 10 * SAMPLE_RATE
 """Samples encoded at a time."""
@@ -43,7 +43,7 @@ def chapters(text: str, title: str, max_characters: int | None, language: str) -
     found = []
     for begin, end in pairwise([0, *places, len(text)]):
         heading = _HEADING.match(text, begin, end)
-        name = heading.group(1) if heading else title
+        name = _named(heading.group(1)) if heading else title
         stop = "" if name[-1] in ".!?…:" else "."
         said = f"{name}{stop}\n\n{text[heading.end() : end].strip()}" if heading else text[begin:end]
         if not any(character.isalnum() for character in said):
@@ -54,6 +54,11 @@ def chapters(text: str, title: str, max_characters: int | None, language: str) -
         *most, last = found[-1].pieces
         found[-1] = replace(found[-1], pieces=(*most, replace(last, pause_s=0.0)))
     return found
+
+
+def _named(heading: str) -> str:
+    """Without the number signs that may close it."""
+    return heading.rstrip().rstrip("#").rstrip() or heading
 
 
 class _Codec(NamedTuple):

@@ -55,11 +55,14 @@ class Runner:
         self.said = 0
         """Pieces since the start."""
         self._news = asyncio.Event()
+        self._over = asyncio.Event()
         self._workers = [asyncio.create_task(self._work()) for _ in range(streams)]
+        self._workers.append(asyncio.create_task(self._clear()))
 
     def wake(self) -> None:
         """There is something new to do."""
         self._news.set()
+        self._over.set()
 
     def works_on(self, job: str) -> bool:
         """A piece of it is being said, or its file made."""
@@ -88,6 +91,14 @@ class Runner:
                 await self._finish(whole)
             else:
                 await self._news.wait()
+
+    async def _clear(self) -> None:
+        """What is left of jobs that are over, as of those before the start."""
+        while True:
+            self._over.clear()
+            while await asyncio.to_thread(self._store.clear):
+                pass
+            await self._over.wait()
 
     def _next(self) -> tuple[Task | None, str | None]:
         """A piece to say, or a job to make the file of."""
@@ -160,6 +171,7 @@ class Runner:
             self._store.change(job, ("queued",), "failed", f"The file could not be made: {error}")
         finally:
             self._bound.discard(job)
+            self._over.set()
 
     def _bind(self, job: str) -> None:
         title, form = self._store.label(job)

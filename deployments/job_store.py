@@ -29,10 +29,14 @@ CREATE TABLE IF NOT EXISTS chapter (job TEXT NOT NULL, number INTEGER NOT NULL, 
 CREATE TABLE IF NOT EXISTS piece (
   job TEXT NOT NULL, number INTEGER NOT NULL, chapter INTEGER NOT NULL, characters INTEGER NOT NULL, text TEXT,
   pause_s REAL NOT NULL, samples INTEGER, sound BLOB, seconds REAL, PRIMARY KEY (job, number));
+CREATE INDEX IF NOT EXISTS kept ON piece (job) WHERE text IS NOT NULL;
 """
-_PRAGMAS = ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL", "auto_vacuum = INCREMENTAL",
+_PRAGMAS = ("auto_vacuum = INCREMENTAL", "locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL",
             "secure_delete = ON")  # fmt: skip
-"""One service alone works on the file; what is said to be kept is on the disk; a deleted job's text is overwritten."""
+"""Freed pages go back to the disk, which must be said before the file has any; one service alone works on the file;
+what is said to be kept is on the disk; a deleted job's text is overwritten."""
+_AT_ONCE = 20
+"""Pieces let go of in one transaction, some MB: whoever else asks waits for it."""
 
 
 class UnknownJob(ChatterboxError):
@@ -171,34 +175,45 @@ class JobStore:
         return None
 
     def change(self, job: str, begin: tuple[Status, ...], to: Status, error: str | None = None) -> bool:
-        """Bring a job from one of some statuses into another; whether it was in one of them. What is of no use after
-        that, its texts and sounds, is let go."""
+        """Bring a job from one of some statuses into another; whether it was in one of them."""
         with self._write() as base:
             marks = ", ".join("?" * len(begin))
             changed = base.execute(
                 f"UPDATE job SET status = ?, error = ? WHERE id = ? AND status IN ({marks})",
                 (to, error, job, *begin),
             )
-            if changed.rowcount and to in ("done", "cancelled"):
-                base.execute("UPDATE piece SET text = NULL, sound = NULL WHERE job = ?", (job,))
-        self._shrink()
         return bool(changed.rowcount)
 
+    def clear(self) -> bool:
+        """Let go of texts and sounds of jobs that are over, some pieces at a time; whether there were any."""
+        with self._write() as base:
+            cleared = base.execute(
+                "UPDATE piece SET text = NULL, sound = NULL WHERE rowid IN (SELECT piece.rowid FROM job "
+                "JOIN piece ON piece.job = job.id WHERE status IN ('done', 'cancelled') AND text IS NOT NULL LIMIT ?)",
+                (_AT_ONCE,),
+            )
+        self._shrink()
+        return bool(cleared.rowcount)
+
     def remove(self, job: str) -> None:
-        """With its file."""
+        """With its file. Takes its time, during which others are served."""
+        with self._write() as base:
+            base.execute("UPDATE job SET status = 'cancelled' WHERE id = ?", (job,))
         for form in self._read("SELECT form FROM job WHERE id = ?", job):
             self.path(job, form["form"]).unlink(missing_ok=True)
+        while self.clear():
+            pass
         with self._write() as base:
             for table, name in (("piece", "job"), ("chapter", "job"), ("job", "id")):
                 base.execute(f"DELETE FROM {table} WHERE {name} = ?", (job,))
         self._shrink()
 
     def task(self, job: str, taken: Iterable[int]) -> Task | None:
-        """The first piece that is neither said nor among `taken`."""
+        """The first piece of a queued job that is neither said nor among `taken`."""
         held = set(taken)
         rows = self._read(
             "SELECT job, number, text, pause_s, voice, sampling, language FROM piece JOIN job ON job.id = piece.job "
-            "WHERE job = ? AND samples IS NULL AND text IS NOT NULL ORDER BY number LIMIT ?",
+            "WHERE job = ? AND status = 'queued' AND samples IS NULL ORDER BY number LIMIT ?",
             job, len(held) + 1,
         )  # fmt: skip
         return next((Task(*row) for row in rows if row["number"] not in held), None)
@@ -267,7 +282,7 @@ class JobStore:
     def _shrink(self) -> None:
         """Give freed pages back to the disk."""
         with self._lock:
-            self._base.execute("PRAGMA incremental_vacuum").fetchall()
+            self._base.executescript("PRAGMA incremental_vacuum")  # `execute` ends after the first page
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:

@@ -58,7 +58,8 @@ class Jobs:
         await self._opening
         store, runner = self._need()
         while True:
-            report.tell({"jobs_queued": len(store.queued()), "job_pieces": runner.said})
+            queued = await asyncio.to_thread(store.queued)
+            report.tell({"jobs_queued": len(queued), "job_pieces": runner.said})
             await asyncio.sleep(PERIOD_S)
 
     @answers
@@ -67,56 +68,57 @@ class Jobs:
     ) -> dict[str, Any]:
         """Begin a job. Raises InvalidRequest, Overloaded, StoreUnavailable."""
         store, runner = self._need()
-        if sum(job.status in _OPEN for job in store.of(owner)) >= _MOST_OPEN:
+        if sum(job.status in _OPEN for job in await asyncio.to_thread(store.of, owner)) >= _MOST_OPEN:
             raise Overloaded(60.0, f"There are {_MOST_OPEN} jobs already that are not over.")
         parts = await asyncio.to_thread(chapters, asked.text, title, piece_characters, asked.language)
         job = await asyncio.to_thread(store.add, owner, title, form, asked, parts)
         runner.wake()
-        return self._told(store.get(job, owner))
+        return await self._found(job, owner)
 
     @answers
     async def catalogue(self, owner: str | None) -> list[dict[str, Any]]:
         """Raises StoreUnavailable."""
         store, _ = self._need()
-        return [self._told(job) for job in store.of(owner)]
+        return [self._told(job) for job in await asyncio.to_thread(store.of, owner)]
 
     @answers
     async def describe(self, job: str, owner: str | None) -> dict[str, Any]:
         """Raises UnknownJob, StoreUnavailable."""
         store, _ = self._need()
-        found = store.get(job, owner)
+        told = await self._found(job, owner)
         marks = [
             {"title": title, "start": begin / SAMPLE_RATE, "end": end / SAMPLE_RATE}
-            for title, begin, end in store.marks(job)
+            for title, begin, end in await asyncio.to_thread(store.marks, job)
         ]
-        return {**self._told(found), "chapters": marks}
+        return {**told, "chapters": marks}
 
     @answers
     async def pause(self, job: str, owner: str | None) -> dict[str, Any]:
         """The piece that is being said is left. Raises UnknownJob, WrongState, StoreUnavailable."""
-        return self._change(job, owner, ("queued",), "paused")
+        return await self._change(job, owner, ("queued",), "paused")
 
     @answers
     async def resume(self, job: str, owner: str | None) -> dict[str, Any]:
         """Also after a failure. Raises UnknownJob, WrongState, StoreUnavailable."""
-        return self._change(job, owner, ("paused", "failed"), "queued")
+        return await self._change(job, owner, ("paused", "failed"), "queued")
 
     @answers
     async def cancel(self, job: str, owner: str | None) -> dict[str, Any]:
         """What was said is let go. Raises UnknownJob, WrongState, StoreUnavailable."""
-        return self._change(job, owner, _OPEN, "cancelled")
+        return await self._change(job, owner, _OPEN, "cancelled")
 
     @answers
     async def delete(self, job: str, owner: str | None) -> None:
         """With its file. Raises UnknownJob, StoreUnavailable."""
         store, _ = self._need()
-        await asyncio.to_thread(store.remove, store.get(job, owner).id)
+        found = await asyncio.to_thread(store.get, job, owner)
+        await asyncio.to_thread(store.remove, found.id)
 
     @answers
     async def file(self, job: str, owner: str | None) -> tuple[str, str, int]:
         """A done job's file: its name, media type and size. Raises UnknownJob, WrongState, StoreUnavailable."""
         store, _ = self._need()
-        found = store.get(job, owner)
+        found = await asyncio.to_thread(store.get, job, owner)
         if found.status != "done":
             raise WrongState(found.id, found.status, "its file is there when it is done")
         path = store.path(job, found.form)
@@ -126,7 +128,8 @@ class Jobs:
     async def read(self, job: str, owner: str | None, begin: int, end: int) -> AsyncIterator[bytes]:
         """Bytes [begin, end) of its file. Raises UnknownJob, StoreUnavailable."""
         store, _ = self._need()
-        with store.path(job, store.get(job, owner).form).open("rb") as file:
+        found = await asyncio.to_thread(store.get, job, owner)
+        with store.path(job, found.form).open("rb") as file:
             file.seek(begin)
             while begin < end:
                 data = await asyncio.to_thread(file.read, min(_BLOCK, end - begin))
@@ -139,13 +142,17 @@ class Jobs:
         if self._opened is not None and (error := self._opened[1].failed()) is not None:
             raise error
 
-    def _change(self, job: str, owner: str | None, begin: tuple[Status, ...], to: Status) -> dict[str, Any]:
+    async def _change(self, job: str, owner: str | None, begin: tuple[Status, ...], to: Status) -> dict[str, Any]:
         store, runner = self._need()
-        found = store.get(job, owner)
-        if not store.change(found.id, begin, to):
+        found = await asyncio.to_thread(store.get, job, owner)
+        if not await asyncio.to_thread(store.change, found.id, begin, to):
             raise WrongState(found.id, found.status, f"only jobs that are {' or '.join(begin)} become {to}")
         runner.wake()
-        return self._told(store.get(job, owner))
+        return await self._found(job, owner)
+
+    async def _found(self, job: str, owner: str | None) -> dict[str, Any]:
+        store, _ = self._need()
+        return self._told(await asyncio.to_thread(store.get, job, owner))
 
     def _need(self) -> tuple[JobStore, Runner]:
         if self._opened is None:

@@ -2,13 +2,14 @@
 
 import re
 
-import sentencex
+from chatterbox_engine.text.sentences import sentences
 
 _LEAST = 12
 """Characters below which a sentence waits for the next one: T3 speaks very short pieces badly."""
 _LONG = 60
 """Characters from which on a clause is spoken before its sentence has ended."""
-_CLAUSE_END = re.compile(r"[,;:—–，、；：،؛]+[\"'”’»）)]*\s+(?=\S)")
+_CLAUSE_END = re.compile(r"(?<![,;:—–，、；：،؛])[,;:—–，、；：،؛]+[\"'”’»）)]*\s+(?=\S)")
+"""Looked for at the first of some marks alone, so that a long run of them takes no longer than its length."""
 
 
 class Clauses:
@@ -23,9 +24,8 @@ class Clauses:
         """What has become speakable with it."""
         self._text += text
         found: list[str] = []
-        sentences = list(sentencex.segment(self._language, self._text))
         whole = ""
-        for sentence in sentences[:-1]:
+        for sentence in sentences(self._language, self._text)[:-1]:
             whole += sentence
             if len(whole.strip()) >= _LEAST:
                 found.append(whole.strip())

@@ -1,5 +1,12 @@
 """English text -> phonemes, by the converter of hibari-tts (Apache-2.0), a port of misaki's."""
 
+import re
+import unicodedata
+
+_LONGEST = 30
+"""Characters of a word: the converter's time grows with their cube, and one of 300 took it a minute."""
+_LONG = re.compile(rf"\S{{{_LONGEST + 1},}}")
+
 
 class Phonemizer:
     """Reads numbers, times, prices and abbreviations, too. Loads its dictionary when it is made."""
@@ -18,8 +25,14 @@ class Phonemizer:
 
     def read(self, text: str) -> tuple[str, list[tuple[str, int]]]:
         """The phonemes, and the words as they are read ("five dollars" for "$5") with the place of each among them."""
+        try:
+            return self._read(text)
+        except ValueError:  # the converter takes "①" for a digit of a number
+            return self._read(unicodedata.normalize("NFKC", text))
+
+    def _read(self, text: str) -> tuple[str, list[tuple[str, int]]]:
         said, words = "", []
-        for sentence in self._sentences(text):
+        for sentence in self._sentences(_LONG.sub(_parted, text)):
             made, word, begin = "", "", 0
             for token in self._convert.phonemize_tokens(self._convert.tokenize(self._expand(sentence))):
                 if not word:
@@ -33,6 +46,16 @@ class Phonemizer:
             made = made.rstrip()
             said += made + " " if made else ""
         return said.rstrip(), words
+
+
+def _parted(match: re.Match[str]) -> str:
+    """A long word in shorter ones, behind a mark where there is one."""
+    rest, parts = match.group(), []
+    while len(rest) > _LONGEST:
+        cut = next((end for end in range(_LONGEST, 0, -1) if not rest[end - 1].isalnum()), _LONGEST)
+        parts.append(rest[:cut])
+        rest = rest[cut:]
+    return " ".join((*parts, rest))
 
 
 def _placed(word: str, said: str, made: str, begin: int) -> list[tuple[str, int]]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-import sentencex
 
 from chatterbox_engine.text.languages import piece_characters
+from chatterbox_engine.text.sentences import sentences
 
 SENTENCE_PAUSE_S = 0.2
 CLAUSE_PAUSE_S = 0.1
@@ -93,7 +93,7 @@ def _breaks(text: str, starts: list[int], ends: list[int], language: str) -> lis
     """The kind of break after each atom but the last."""
     sentence_ends: set[int] = set()
     position = 0
-    for sentence in sentencex.segment(language, text):
+    for sentence in sentences(language, text):
         sentence_ends.add(position + len(sentence.rstrip()))
         position += len(sentence)
     kinds = []

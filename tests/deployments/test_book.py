@@ -29,6 +29,12 @@ def test_a_heading_with_nothing_to_say_is_left_out() -> None:
     assert [part.title for part in chapters("# ***\n\n# One\n\n#\n", "Book", 300, "en")] == ["One"]
 
 
+def test_a_heading_is_read_once_however_long() -> None:
+    """Were it looked through from each of its blanks, this would not end."""
+    (part,) = chapters("# a" + " " * 200_000 + "b ##\n\nText.", "Book", 300, "en")
+    assert part.title == "a" + " " * 200_000 + "b"
+
+
 @given(st.text(st.sampled_from("# \nab.é,"), max_size=200))
 def test_every_letter_is_in_one_piece_in_order(text: str) -> None:
     parts = chapters(text, "Book", 20, "en")

@@ -147,6 +147,10 @@ def test_a_pause_leaves_the_piece_and_a_cancel_the_job(tmp_path: Path) -> None:
         assert store.status(paused) == "paused"
         store.change(paused, ("paused",), "cancelled")
         assert store.queued() == []
+        runner.wake()
+        async with asyncio.timeout(WAIT_S):
+            while any(store._read("SELECT 1 FROM piece WHERE text IS NOT NULL OR sound IS NOT NULL")):
+                await asyncio.sleep(0.01)
         await runner.stop()
         store.close()
 

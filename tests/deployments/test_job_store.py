@@ -13,7 +13,7 @@ from chatterbox_engine.text import Piece
 from chatterbox_engine.types import SamplingParams, SpeechRequest
 from deployments.book import Chapter
 from deployments.faults import StoreUnavailable
-from deployments.job_store import JobStore, UnknownJob
+from deployments.job_store import _AT_ONCE, JobStore, UnknownJob
 
 PARTS = [Chapter("One", (Piece("First.", 0.2), Piece("Second.", 1.5))), Chapter("Two", (Piece("Third.", 0.0),))]
 ASKED = SpeechRequest("", "default", SamplingParams(seed=5), "en")
@@ -71,12 +71,42 @@ def test_what_is_over_lets_its_text_go(store: JobStore, tmp_path: Path) -> None:
     assert store.task(job, ()) is None
     store.keep(task, SOUND, 1.0)
     assert store.get(job, None).pieces_done == 0
+    assert store.clear()
+    assert not store.clear()
     store.path(job, "flac").write_bytes(b"")
     store.remove(job)
     assert store.of(None) == []
     assert not store.path(job, "flac").exists()
     store.close()
     assert all(b"secret" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_a_large_job_is_let_go_of_bit_by_bit_and_the_disk_gets_its_room(store: JobStore, tmp_path: Path) -> None:
+    parts = [Chapter("One", tuple(Piece(f"Piece {number}.", 0.0) for number in range(3 * _AT_ONCE)))]
+    noise = np.random.default_rng(0).integers(-(2**15), 2**15, 50_000).astype(np.int16)
+    other = store.add(None, "Short", "flac", ASKED, PARTS)
+    for job, over in ((store.add(None, "Book", "flac", ASKED, parts), "cancelled"), (other, "paused")):
+        while (task := store.task(job, ())) is not None:
+            store.keep(task, noise, 1.0)
+        store.change(job, ("queued",), over)  # type: ignore[arg-type]
+    assert [store.clear() for _ in range(5)] == [True, True, True, False, False]
+    assert len(list(store.sounds(other))) == 3
+    store.close()
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size < 6 * noise.nbytes
+
+
+def test_a_job_of_any_state_can_be_deleted_with_what_it_kept(store: JobStore) -> None:
+    for status in ("queued", "paused", "failed", "done", "cancelled"):
+        job = store.add(None, "Book", "flac", ASKED, PARTS)
+        say(store, job)
+        store.change(job, ("queued",), status)  # type: ignore[arg-type]
+        store.path(job, "flac").write_bytes(b"")
+        store.remove(job)
+        assert store.of(None) == []
+        assert store.status(job) is None
+        assert not store.path(job, "flac").exists()
+    assert not store.clear()
 
 
 def test_a_write_that_fails_leaves_nothing(store: JobStore) -> None:

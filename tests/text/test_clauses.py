@@ -33,6 +33,12 @@ def test_sentences_are_whole_however_they_arrive(cuts: list[int]) -> None:
     assert all(len(clause) >= 12 for clause in made[:-1])
 
 
+def test_a_long_run_of_marks_is_read_once() -> None:
+    """Were it looked through from each of its marks, this would not end."""
+    marks = "," * 200_000
+    assert fed([marks, " and then."]) == [marks, "and then."]
+
+
 def test_words_as_a_language_model_writes_them() -> None:
     """A sentence is out with the next one's first word; a clause of a long sentence, before the sentence ends."""
     clauses, heard, written = Clauses(), [], 0
