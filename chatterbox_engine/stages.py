@@ -152,10 +152,13 @@ class S3GenStage:
         context_window: int | None = None,
         paced: bool = True,
         speed: float = 1.0,
+        goes_on: bool = False,
     ) -> SpeechStream:
         """Begin an utterance; see S3GenEngine.open."""
-        own = voice.for_s3gen()
-        return self.engine.open(own, schedule=schedule, context_window=context_window, paced=paced, speed=speed)
+        return self.engine.open(
+            voice.for_s3gen(), schedule=schedule, context_window=context_window, paced=paced, speed=speed,
+            goes_on=goes_on,
+        )  # fmt: skip
 
     def warm_up(self, voice: Voice) -> None:
         """Make a first chunk and a last one. `full`, where calls are captured: the whole schedule twice, by the numbers

@@ -75,6 +75,8 @@ class SpeechRequest:
     """At which its listener plays it: how fast a second of it is gone."""
     paced: bool = True
     """Somebody listens in real time. Else it is made as fast as can be beside those who do."""
+    goes_on: bool = False
+    """Its listener has heard what came before, and is not turned away amid it."""
     traceparent: str | None = None
     """W3C's name of the span that it is part of, where spans are kept."""
 

@@ -81,6 +81,15 @@ def answer(error: BaseException) -> JSONResponse:
     return error_answer(500, "Something went wrong here; the log has it under the request's id.", "server_error")
 
 
+def outcome_of(error: BaseException) -> tuple[str, str | None]:
+    """How a request ended that an error ended, and by what kind of error: `metrics.OUTCOMES`."""
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled", None
+    if isinstance(error, Overloaded):
+        return "overloaded", type(error).__name__
+    return "refused" if answer(error).status_code < 500 else "failed", type(error).__name__
+
+
 def _validation(error: RequestValidationError) -> JSONResponse:
     """The first thing wrong with a body, by the field's name."""
     first = error.errors()[0]

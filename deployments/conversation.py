@@ -25,7 +25,7 @@ from chatterbox_engine.text import Clauses, validate
 from chatterbox_engine.text.split import CLAUSE_PAUSE_S, SENTENCE_PAUSE_S
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest
 from deployments.admission import Ticket
-from deployments.answers import answer
+from deployments.answers import answer, outcome_of
 from deployments.encoding import Format, Telling
 from deployments.faults import Stream
 from deployments.guard import key_protocol
@@ -205,7 +205,7 @@ class Conversation:
         except WebSocketDisconnect:
             outcome = "cancelled"
         except Exception as error:
-            broke = type(error).__name__
+            outcome, broke = outcome_of(error)
             await self._refuse(error)
         finally:
             now.ticket.about = self._about(replace(now.request, text=" ".join(now.texts)))
@@ -219,7 +219,7 @@ class Conversation:
         sampling = sampling.model_copy(update={"seed": derive_seed(sampling.seed, index)})
         text = validate(clause, self._max_characters)
         asked = None if index else time.monotonic()
-        chunks = self._speak(replace(now.request, text=text, sampling=sampling))
+        chunks = self._speak(replace(now.request, text=text, sampling=sampling, goes_on=index > 0))
         try:
             begin, final = now.samples, False
             while not final:

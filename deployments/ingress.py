@@ -16,12 +16,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine import __version__
-from chatterbox_engine.errors import InvalidRequest, Overloaded
+from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.text import validate
 from chatterbox_engine.types import DEFAULT_VOICE, AudioChunk, SpeechRequest
 from deployments import page
 from deployments.admission import Gate, Ticket
-from deployments.answers import REFUSALS, AudioResponse, UnknownModel, answer, install
+from deployments.answers import REFUSALS, AudioResponse, UnknownModel, answer, install, outcome_of
 from deployments.bodies import BodyLimit
 from deployments.caller import Caller
 from deployments.conversation import Conversation
@@ -57,19 +57,6 @@ _KEYED: dict[str, Any] = {
 _HEALTH_S = 2.0
 _STRETCHING = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 """Headers by which a client could hold on to a place; Ray Serve would honour them."""
-
-
-def _outcome(error: BaseException) -> tuple[str, str | None]:
-    """How a stream that never began ended, and by what kind of error.
-
-    It stands before the class, as all that the routes use must: `serve.ingress` copies them, with the globals that are
-    there by then.
-    """
-    if isinstance(error, asyncio.CancelledError):
-        return "cancelled", None
-    if isinstance(error, Overloaded):
-        return "overloaded", type(error).__name__
-    return "refused" if answer(error).status_code < 500 else "failed", type(error).__name__
 
 
 def _check_model(model: str | None, served: Identity) -> None:
@@ -134,10 +121,11 @@ class Ingress:
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
-            ticket.end(*_outcome(error))
+            ticket.end(*outcome_of(error))
             chunks.cancel()
             raise
-        self._metrics.first_audio(time.monotonic() - begin)
+        if body.stream:  # a file is made behind those who listen
+            self._metrics.first_audio(time.monotonic() - begin)
         told = Telling(
             body.response_format, body.speed, text if events else None, words=body.word_timings, whole=not body.stream
         )
@@ -160,7 +148,15 @@ class Ingress:
 
     async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:
         """A request without its text yet, at its own speed, for a model that is awake. Raises InvalidRequest,
-        UnknownVoice, ModelUnavailable."""
+        UnknownVoice, ModelUnavailable. Who gets no further is counted here, the others as they leave the gate."""
+        try:
+            return await self._found(caller, body)
+        except BaseException as error:
+            self._metrics.ended(*outcome_of(error))
+            raise
+
+    async def _found(self, caller: Caller, body: Spoken) -> SpeechRequest:
+        """The voice and the model that are asked for."""
         await self._fleet.awake()
         served = (await self._identify())["t3"]
         _check_model(body.model, served)
@@ -244,7 +240,7 @@ class Ingress:
         """Have a long text spoken, a book's too, beside live traffic; its Markdown headings begin chapters."""
         text = validate(body.input, self._settings.max_job_characters)
         caller: Caller = request.state.caller
-        asked = replace(await self._prepare(caller, body), text=text)
+        asked = replace(await self._found(caller, body), text=text)
         served = (await self._identify())["t3"].spec
         form = body.response_format
         return await ask(self._jobs, "add", caller.name, body.title, form, asked, served.piece_characters)

@@ -76,7 +76,8 @@ class S3Gen:
 
         Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead, or what ended T3's stream.
         """
-        stream = self._stage.open(await self._voices.get(request.voice), paced=request.paced, speed=request.speed)
+        voice = await self._voices.get(request.voice)
+        stream = self._stage.open(voice, paced=request.paced, speed=request.speed, goes_on=request.goes_on)
         span = self._tracer.begin("s3gen.speak", request.traceparent)
         feeding = asyncio.create_task(self._feed(stream, replace(request, traceparent=span.traceparent)))
         try:

@@ -37,7 +37,7 @@ from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from loadtest.playback import PCM_BYTES_PER_SECOND, Playback
 from loadtest.sounds import clip
-from loadtest.talk import talk
+from loadtest.talk import Refused, talk
 from loadtest.texts import BY_LENGTH
 
 _SILENCE_S = 60.0
@@ -121,15 +121,16 @@ class Listener(HttpUser):
     def _websocket(self) -> None:
         """An utterance over WebSocket, its text word by word."""
         options = self.environment.parsed_options
-        playback, users, error = Playback(time.perf_counter()), self._users(), None
+        playback, users, outcome, error = Playback(time.perf_counter()), self._users(), "whole", None
         try:
             assert self.host is not None
             talk(self.host, self._text(), playback, options.key)
         except Exception as broke:
-            error = broke
-        self._fire("websocket", time.perf_counter() - playback.begin, error)
-        _Events.tell(self.environment, users, "websocket", "failed" if error else "whole", playback)
-        time.sleep(_PAUSE_S if error else max(0.0, playback.ends_at - time.perf_counter()))
+            full = isinstance(broke, Refused) and broke.full and not playback.bytes  # amid an utterance it is a failure
+            outcome, error = ("429", None) if full else ("failed", broke)
+        self._fire("429" if outcome == "429" else "websocket", time.perf_counter() - playback.begin, error)
+        _Events.tell(self.environment, users, "websocket", outcome, playback)
+        time.sleep(max(0.0, playback.ends_at - time.perf_counter()) if outcome == "whole" else _PAUSE_S)
 
     def _voice(self) -> None:
         """A new voice, and away with it."""

@@ -11,7 +11,11 @@ _SILENCE_S = 60.0
 
 
 class Refused(Exception):
-    """The service's own words."""
+    """The service's own words, and whether it is that all places are taken."""
+
+    def __init__(self, message: str, full: bool) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 def talk(host: str, text: str, playback: Playback, key: str | None = None) -> None:
@@ -30,6 +34,6 @@ def talk(host: str, text: str, playback: Playback, key: str | None = None) -> No
                 continue
             told = json.loads(message)
             if told["type"] == "error":
-                raise Refused(told["error"]["message"])
+                raise Refused(told["error"]["message"], told["error"]["code"] == "overloaded")
             if told["type"] == "done":
                 return

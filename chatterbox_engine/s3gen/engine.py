@@ -111,9 +111,11 @@ class S3GenEngine(Worker):
         context_window: int | None = None,
         paced: bool = True,
         speed: float = 1.0,
+        goes_on: bool = False,
     ) -> SpeechStream:
         """Begin an utterance. `schedule` and `context_window` None: the configuration's; `paced` False: no listener
-        plays it in real time, so it is made as fast as it can be; `speed`: of one who does.
+        plays it in real time, so it is made as fast as it can be; `speed`: of one who does; `goes_on`: for a listener
+        who has been let in before, and finds a place beyond all.
 
         Raises InvalidRequest where the voice is another model's, Overloaded where all places are taken, EngineDead if
         the loop has ended.
@@ -125,7 +127,7 @@ class S3GenEngine(Worker):
             voice = voice.of(round(switches.prompt_seconds * TOKEN_RATE))
         with self._lock:
             self.check_alive()
-            if (paced and self._dry()) or self._crowded(voice):
+            if not goes_on and ((paced and self._dry()) or self._crowded(voice)):
                 self.refused += paced
                 raise Overloaded
             self.admitted += 1

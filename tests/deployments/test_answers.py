@@ -9,7 +9,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from chatterbox_engine.errors import EngineDead, InvalidRequest, ModelUnavailable, Overloaded, UnknownVoice
-from deployments.answers import AudioResponse, answer
+from chatterbox_engine.metrics import OUTCOMES
+from deployments.answers import AudioResponse, answer, outcome_of
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,22 @@ def test_every_error_has_its_status_and_openai_s_shape(error: Exception, status:
     assert set(body) == {"message", "type", "param", "code"}
     assert "secret" not in body["message"]
     assert (response.headers.get("retry-after") is not None) == (status in (429, 503))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (InvalidRequest("Too long.", "input"), "refused"),
+        (UnknownVoice("bob"), "refused"),
+        (Overloaded(2.4), "overloaded"),
+        (ModelUnavailable("No weights."), "failed"),
+        (RuntimeError("secret"), "failed"),
+    ],
+)
+def test_what_ended_a_request_is_counted_as_whose_fault_it_is(error: Exception, outcome: str) -> None:
+    assert outcome_of(error) == (outcome, type(error).__name__)
+    assert outcome in OUTCOMES
+    assert outcome_of(asyncio.CancelledError()) == ("cancelled", None)
 
 
 def test_a_client_that_takes_nothing_is_given_up() -> None:

@@ -4,13 +4,22 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from fastapi import FastAPI, WebSocket
+from starlette.testclient import TestClient
 from websockets.sync.client import ClientConnection, connect
 
+from chatterbox_engine.errors import EngineDead, Overloaded
 from chatterbox_engine.text import normalise
+from chatterbox_engine.types import AudioChunk, SamplingParams, SpeechRequest
+from deployments.admission import Gate
+from deployments.conversation import Conversation
+from deployments.tracing import Tracer
 from tests.service import PLACES, Service
 
 pytestmark = pytest.mark.service
@@ -46,6 +55,59 @@ class Caller:
 def calling(service: Service) -> Iterator[Caller]:
     with connect(f"{service.url.replace('http', 'ws')}/v1/audio/speech/ws") as socket:
         yield Caller(socket)
+
+
+class _Said:
+    """What one clause becomes: a chunk of audio, or an error."""
+
+    def __init__(self, request: SpeechRequest) -> None:
+        self.request = request
+        self.error: Exception | None = None
+
+    async def __anext__(self) -> AudioChunk:
+        if self.error is not None:
+            raise self.error
+        return AudioChunk(np.zeros(960, np.float32), True)
+
+    def cancel(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(None, "ok"), (Overloaded(), "overloaded"), (EngineDead("It ended."), "failed")]
+)
+def test_only_the_first_clause_asks_to_be_let_in(error: Exception | None, outcome: str) -> None:
+    """In this process: the second clause goes on for a listener who is there, and whatever ends it is counted so."""
+    said: list[_Said] = []
+    ended: list[str] = []
+
+    def speak(request: SpeechRequest) -> Any:
+        said.append(_Said(request))
+        said[-1].error = error if request.goes_on else None
+        return said[-1]
+
+    async def prepare(_: Any) -> SpeechRequest:
+        return SpeechRequest("", "default", SamplingParams())
+
+    counted: Any = SimpleNamespace(live=lambda _: None, ended=lambda outcome, _: ended.append(outcome))
+    gate = Gate(8, counted, Tracer("ingress", None))
+    api = FastAPI()
+
+    @api.websocket("/")
+    async def converse(socket: WebSocket) -> None:
+        await Conversation(socket, prepare, gate.enter, speak, 4096, lambda _: {}, lambda _: None).run()
+
+    with TestClient(api).websocket_connect("/") as line:
+        line.send_json({"type": "start"})
+        line.send_json({"type": "text", "text": "This is the first of them. And this is the second one. "})
+        line.send_json({"type": "end"})
+        told = []
+        while not told or told[-1]["type"] not in ("done", "error"):
+            if text := line.receive().get("text"):
+                told.append(json.loads(text))
+    assert [each.request.goes_on for each in said] == [False, True]
+    assert told[-1]["type"] == ("error" if error else "done")
+    assert ended == [outcome]
+    assert gate.live == 0
 
 
 def samples(text: str) -> int:
