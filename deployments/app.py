@@ -9,6 +9,7 @@ import torch
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+from deployments.guard import check
 from deployments.ingress import Ingress
 from deployments.jobs import Jobs
 from deployments.routing import TOLD_S
@@ -32,6 +33,7 @@ def build(settings: ServiceSettings) -> Application:
     share the cores, with torch's threads set to each one's share.
     """
     settings.engine_config()  # a wrong switch is refused here, before anything starts
+    check(settings)
     resources = ray.cluster_resources() if ray.is_initialized() else {}
     cores = int(resources.get("CPU", torch.get_num_threads()))
     where = place(settings, cores, int(resources.get("GPU", torch.cuda.device_count())))

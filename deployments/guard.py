@@ -1,7 +1,7 @@
 """The door: who is asking, how often, and what every answer says to browsers."""
 
-import ipaddress
 import math
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -13,10 +13,11 @@ from ray import serve
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatterbox_engine.errors import InvalidRequest
 from deployments.answers import error_answer
 from deployments.caller import ANYBODY, Caller
 from deployments.keys import Key, KeyRing
-from deployments.origins import cors, is_foreign
+from deployments.origins import cors, is_foreign, is_loopback, names_here
 from deployments.settings import ServiceSettings
 
 _OPEN = frozenset(("/", "/page.js", "/health"))
@@ -29,6 +30,18 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+
+
+def check(settings: ServiceSettings) -> None:
+    """Raises InvalidRequest where it could not be seen who comes from this machine, and nothing else tells who may
+    come in: behind Ray's HAProxy all clients seem to."""
+    hidden = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+    if hidden and settings.keys_file is None and not settings.open_to_network:
+        raise InvalidRequest(
+            "RAY_SERVE_ENABLE_HA_PROXY=1 hides where clients come from. Set keys_file, or open_to_network where "
+            "http_options.host is 127.0.0.1 or something in front asks for keys.",
+            "keys_file",
+        )
 
 
 class Refused(Exception):
@@ -52,20 +65,21 @@ class Door:
         self.max_upload_bytes = settings.max_upload_bytes
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    def admit(self, presented: str | None, host: str | None, foreign: bool) -> Caller:
-        """The caller who presents a key, from an address; `foreign`: for another site's page. Raises Refused."""
+    def admit(self, presented: str | None, here: bool, foreign: bool) -> Caller:
+        """The caller who presents a key; `here`: from this machine, by its own name; `foreign`: for another site's
+        page. Raises Refused."""
         if self._keys is None:
             if foreign:
                 message = (
                     "Another site's page asks. If it may, name its origin among cors_origins in serve_config.yaml."
                 )
                 raise Refused(403, message, "foreign_origin")
-            if self._open_to_network or _is_here(host):
+            if self._open_to_network or here:
                 return ANYBODY
             raise Refused(
                 403,
-                "This service has no keys and answers its own machine alone. Set keys_file in serve_config.yaml "
-                "(docs/operations.md), or open_to_network where something in front of it asks for keys.",
+                "This service has no keys and answers its own machine alone, as localhost. Set keys_file in "
+                "serve_config.yaml (docs/operations.md), or open_to_network where something in front asks for keys.",
                 "no_keys",
             )
         if presented is None:
@@ -127,7 +141,8 @@ class Guard:
             return {"caller": ANYBODY}
         door = _door()
         client = scope.get("client")
-        caller = door.admit(_presented(scope), client[0] if client else None, is_foreign(scope, door.origins))
+        here = client is not None and is_loopback(client[0]) and names_here(scope, door.origins)
+        caller = door.admit(_presented(scope), here, is_foreign(scope, door.origins))
         return {"caller": caller, "max_upload_bytes": door.max_upload_bytes}
 
 
@@ -150,13 +165,6 @@ def _presented(scope: Scope) -> str | None:
 def key_protocol(subprotocols: list[str]) -> str | None:
     """The subprotocol that named the key, to be accepted as such."""
     return next((protocol for protocol in subprotocols if protocol.startswith(_PROTOCOL)), None)
-
-
-def _is_here(host: str | None) -> bool:
-    try:
-        return host is not None and ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _with_headers(send: Send) -> Send:

@@ -13,10 +13,11 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from chatterbox_engine.errors import InvalidRequest
 from deployments import keys
 from deployments.admission import Gate
 from deployments.caller import ANYBODY, Caller
-from deployments.guard import Door, Guard, key_protocol
+from deployments.guard import Door, Guard, check, key_protocol
 from deployments.metrics import IngressMetrics
 from deployments.settings import ServiceSettings
 from deployments.tracing import Tracer
@@ -42,7 +43,7 @@ def client(monkeypatch: pytest.MonkeyPatch, host: str = "203.0.113.7", **setting
     routes = [Route(path, who, methods=["GET", "POST"]) for path in ("/", "/health", "/v1/voices")]
     app = Starlette(routes=[*routes, WebSocketRoute("/ws", talk)])
     app.add_middleware(Guard)
-    return TestClient(app, client=(host, 1234))
+    return TestClient(app, "http://localhost", client=(host, 1234))
 
 
 @pytest.fixture
@@ -116,6 +117,35 @@ def test_without_keys_only_this_machine_is_served(
         assert "keys_file" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "name", ["evil.example", "evil.example:8000", "192.168.1.5", "localhost.evil.example", "[::2]"]
+)
+def test_without_keys_another_name_does_not_lead_here(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As a page has it that makes its own site's name point to this machine."""
+    web = client(monkeypatch, HERE)
+    for headers in ({"host": name}, {"host": name, "origin": f"http://{name}"}):
+        assert web.post("/v1/voices", headers=headers).json()["error"]["code"] == "no_keys"
+        assert not connects(web, headers)
+    assert web.get("/health", headers={"host": name}).status_code == 200
+    named = client(monkeypatch, HERE, cors_origins=(f"http://{name}",))
+    assert named.post("/v1/voices", headers={"host": name}).status_code == 200
+    assert client(monkeypatch, HERE, open_to_network=True).get("/v1/voices", headers={"host": name}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["localhost", "localhost:8000", "127.0.0.1", "127.8.0.1:80", "[::1]:8000", ""])
+def test_this_machine_goes_by_its_own_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert client(monkeypatch, HERE).get("/v1/voices", headers={"host": name}).status_code == 200
+
+
+def test_behind_haproxy_the_settings_must_say_who_may_come_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check(ServiceSettings())
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(InvalidRequest, match="hides where clients come from"):
+        check(ServiceSettings())
+    check(ServiceSettings(open_to_network=True))
+    check(ServiceSettings(keys_file=tmp_path / "keys.json"))
+
+
 def test_every_answer_tells_browsers_to_be_careful(keyed: tuple[TestClient, dict[str, str]]) -> None:
     web, made = keyed
     for answer in (web.get("/"), web.get("/v1/voices"), web.get("/v1/voices", headers=bearer(made["anna"]))):
@@ -132,7 +162,7 @@ ASKS = {**SITE, "access-control-request-method": "POST", "access-control-request
 
 def connects(web: TestClient, headers: dict[str, str]) -> bool:
     try:
-        with web.websocket_connect("/ws", headers=headers) as socket:
+        with web.websocket_connect("/ws", headers={"host": "localhost", **headers}) as socket:
             socket.receive_text()
         return True
     except (WebSocketDisconnect, WebSocketDenialResponse):
@@ -142,11 +172,11 @@ def connects(web: TestClient, headers: dict[str, str]) -> bool:
 def test_another_sites_page_is_refused_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of whatever site is open in the browser could use the machine's own service otherwise."""
     web = client(monkeypatch, HERE)
-    for origin in ("https://app.example.com", "http://testserver.example.com", "http://testserver:81", "null"):
+    for origin in ("https://app.example.com", "http://localhost.example.com", "http://localhost:81", "null"):
         refused = web.post("/v1/voices", headers={"origin": origin})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_origin")
         assert not connects(web, {"origin": origin})
-    for own in ({}, {"origin": "http://testserver"}, {**SITE, "x-forwarded-host": "app.example.com"}):
+    for own in ({}, {"origin": "http://localhost"}, {**SITE, "x-forwarded-host": "app.example.com"}):
         assert web.post("/v1/voices", headers=own).status_code == 200
         assert connects(web, own)
     assert "access-control-allow-origin" not in web.options("/v1/voices", headers=ASKS).headers
