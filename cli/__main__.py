@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         modules[given.command].run(given)
-    except (ChatterboxError, FileNotFoundError) as error:
+    except (ChatterboxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

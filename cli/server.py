@@ -30,7 +30,10 @@ class Server:
     def json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Raises Unanswered."""
         with closing(self._ask(method, path, **options)) as answer:
-            return dict(answer.json())
+            try:
+                return dict(answer.json())
+            except (ValueError, TypeError) as error:
+                raise Unanswered(f"{self._url} answers, but not as this service does. Is it the right port?") from error
 
     def parts(self, method: str, path: str, **options: Any) -> Iterator[bytes]:
         """An answer's bytes as they come. Raises Unanswered, also in the middle."""

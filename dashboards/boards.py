@@ -80,8 +80,9 @@ def devices() -> Dashboard:
             "Memory",
             *(
                 panel(f"VRAM {what}", highest(f"vram_{what}_bytes"), note="Of the stage's fullest replica.")
-                for what in ("allocated", "reserved", "peak", "free")
+                for what in ("allocated", "reserved", "peak")
             ),
+            panel("VRAM free", each("vram_free_bytes"), note="Of the stage's fullest replica."),
         ),
         row(
             "Use",

@@ -36,7 +36,8 @@ def build(settings: ServiceSettings) -> Application:
     check(settings)
     resources = ray.cluster_resources() if ray.is_initialized() else {}
     cores = int(resources.get("CPU", torch.get_num_threads()))
-    where = place(settings, cores, int(resources.get("GPU", torch.cuda.device_count())))
+    nodes = sum("CPU" in node["Resources"] for node in ray.nodes() if node["Alive"]) if resources else 1
+    where = place(settings, cores, int(resources.get("GPU", torch.cuda.device_count())), max(1, nodes))
 
     def sized(deployment: Any, role: Role, shared: dict[str, float]) -> tuple[Deployment, Runtime]:
         options, runtime = taken(settings, role, shared, where.runtime)
@@ -102,16 +103,16 @@ def _autoscaling(settings: ServiceSettings, name: str, least: int, most: int) ->
     )
 
 
-def place(settings: ServiceSettings, cores: int, gpus: int) -> Place:
-    """Where replicas run, on so many cores and GPUs: as many of them as there may be at a time."""
-    replicas = settings.most("s3gen")
-    engines = 2 * replicas
-    if settings.layout == "split":
-        engines = replicas = settings.most("t3") + settings.most("s3gen")
+def place(settings: ServiceSettings, cores: int, gpus: int, nodes: int = 1) -> Place:
+    """Where replicas run, on so many cores and GPUs of equal nodes: as many of them as there may be at a time."""
+    split = settings.layout == "split"
+    replicas = settings.most("s3gen") + (settings.most("t3") if split else 0)
     if settings.device == "cpu" or (settings.device == "auto" and gpus == 0):
         why = "device cpu as configured" if settings.device == "cpu" else "device auto: the cluster has no GPU"
-        share = max(0.1, round((cores - 0.2) / replicas, 2))
-        return Place({"num_cpus": share}, {"num_cpus": 0.1}, Runtime("cpu", max(1, cores // engines), why))
+        here, own = math.ceil(replicas / nodes), cores // nodes
+        share = max(0.1, round((own - 0.2) / here, 2))
+        threads = max(1, own // (here if split else 2 * here))
+        return Place({"num_cpus": share}, {"num_cpus": 0.1}, Runtime("cpu", threads, why))
     why = f"device {settings.device}: the cluster has {gpus} GPUs"
     fraction = round(1 / math.ceil(replicas / max(1, gpus)), 4)
     runtime = Runtime("cuda", 2, why, memory_fraction=fraction)

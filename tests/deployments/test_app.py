@@ -1,6 +1,8 @@
 """Settings, the configuration file, and where the builder puts replicas."""
 
+import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -67,6 +69,19 @@ def test_stages_that_share_a_replica_share_its_cores(cores: int) -> None:
     where = place(ServiceSettings(layout="colocated", s3gen_replicas=2), cores, gpus=0)
     assert 4 * where.runtime.threads <= max(4, cores)
     assert place(ServiceSettings(layout="colocated", t3_replicas=3), 8, gpus=1).stage["num_gpus"] == 1.0
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["split", "colocated"])
+def test_on_equal_nodes_every_replica_finds_its_cores(nodes: int, layout: Literal["split", "colocated"]) -> None:
+    for s3gen in range(1, 6):
+        settings = ServiceSettings(layout=layout, s3gen_replicas=s3gen)
+        where = place(settings, 8 * nodes, gpus=0, nodes=nodes)
+        fit = int((8 - where.voices["num_cpus"]) / where.stage["num_cpus"])
+        replicas = s3gen + (layout == "split")
+        assert nodes * fit >= replicas
+        engines = math.ceil(replicas / nodes) * (2 if layout == "colocated" else 1)
+        assert engines * where.runtime.threads <= max(8, engines)
 
 
 def test_a_cpu_asked_for_is_a_cpu_given() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatterbox_engine.clip import read_clip
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpokenWord
 from deployments.encoding import Format, Telling, Tempo, audio_frame
 from deployments.wav import pcm16
@@ -53,6 +54,15 @@ def decoded(form: str, data: bytes) -> np.ndarray:
         frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
         frames += resampler.resample(None)
     return np.concatenate([frame.to_ndarray()[0] for frame in frames])
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "pcm"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_spoken_can_be_a_clip(form: Format, whole: bool) -> None:
+    """A stream does not tell its length."""
+    samples = hum(10 * SAMPLE_RATE)
+    clip = read_clip(b"".join(told(form, samples, [SAMPLE_RATE], whole=whole)))
+    assert len(clip) == pytest.approx(len(samples), abs=0.1 * SAMPLE_RATE)
 
 
 @pytest.mark.parametrize("form", FORMATS)

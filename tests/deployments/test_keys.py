@@ -40,6 +40,25 @@ def test_a_running_service_sees_what_is_added_and_removed(tmp_path: Path, monkey
     assert ring.find(ben) is not None
 
 
+def test_the_last_keys_stay_while_the_file_is_gone_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(keys.logger, "error", lambda message, *_: said.append(message))
+    file = tmp_path / "keys.json"
+    anna = keys.add(file, "anna")
+    ring, now = KeyRing(file), time.monotonic()
+    content = file.read_bytes()
+    for step, change in enumerate((file.unlink, lambda: file.write_text("[broken"), lambda: file.write_bytes(content))):
+        change()
+        for look in range(2):
+            at = now + 4 * step + 2 * look + 2
+            monkeypatch.setattr(time, "monotonic", lambda at=at: at)
+            assert ring.find(anna) is not None
+    assert said == ["The keys stay those that were read last: %s"] * 2
+    keys.remove(file, "anna")
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    assert ring.find(anna) is None
+
+
 @given(st.text(max_size=80))
 def test_names_are_plain(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     file = tmp_path_factory.mktemp("keys") / "keys.json"
