@@ -66,18 +66,24 @@ class Mailbox(Generic[Item]):
         if not already:
             self._on_read()
 
-    def read(self, count: int = 1, timeout: float | None = None) -> tuple[list[Item], bool]:
+    def read(
+        self, count: int = 1, timeout: float | None = None, progress: Callable[[], object] = lambda: None
+    ) -> tuple[list[Item], bool]:
         """Wait for `count` items or the end; returns at most `count` items, and whether the stream ends with them.
 
-        Raises the writer's error, or EngineDead after `timeout` seconds.
+        Raises the writer's error, or EngineDead after `timeout` seconds in which nothing came, and in which `progress`,
+        which says how far others are whom the writer waits for, stayed the same.
         """
         with self._changed:
             self._wanted = count
             if not self._ready():
                 self._on_read()  # a writer who waited since the mailbox was full may go on
             try:
-                if not self._changed.wait_for(self._ready, timeout):
-                    raise EngineDead("The engine gave no answer in time.")
+                seen = len(self._items), progress()
+                while not self._changed.wait_for(self._ready, timeout):
+                    before, seen = seen, (len(self._items), progress())
+                    if seen == before:
+                        raise EngineDead("The engine gave no answer in time.")
                 taken = self._take(count)
             finally:
                 self._wanted = 0

@@ -1,6 +1,7 @@
 """Speaker: both stages of a model in one process, behind calls that every family shares."""
 
 import os
+import threading
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -95,6 +96,8 @@ class Speaker:
         self._voice = checkpoint.voice()
         self._exaggeration = 0.5
         self._encoder: VoiceEncoder | None = None
+        self._encoding = threading.Lock()
+        """An encoder's methods belong to one thread at a time."""
         self._exporter: Exporter | None = None
         self._t3 = T3Stage(checkpoint, self.config, self.device)
         try:
@@ -199,13 +202,18 @@ class Speaker:
         It is brought to the family's loudness, where there is one, unless `norm_loudness` is False. Raises
         InvalidRequest.
         """
+        self._prepared(Path(wav_fpath), exaggeration, norm_loudness)
+
+    def _prepared(self, path: Path, exaggeration: float, norm_loudness: bool) -> Voice:
+        """The clip's voice, which is that of the calls that follow, too."""
         rules = self.checkpoint.spec.clip
-        clip = read_clip(Path(wav_fpath), min_s=rules.min_s, max_s=rules.max_s)
-        if self._encoder is None:
-            self._encoder = self.checkpoint.voice_encoder()
-        name = Path(wav_fpath).stem[:64]
-        self._voice = self._encoder.encode(clip, name, norm_loudness=norm_loudness)
-        self._exaggeration = exaggeration
+        clip = read_clip(path, min_s=rules.min_s, max_s=rules.max_s)
+        with self._encoding:
+            if self._encoder is None:
+                self._encoder = self.checkpoint.voice_encoder()
+            voice = self._encoder.encode(clip, path.stem[:64], norm_loudness=norm_loudness)
+        self._voice, self._exaggeration = voice, exaggeration
+        return voice
 
     @property
     def conds(self) -> "Conditionals | None":
@@ -254,9 +262,11 @@ class Speaker:
         window = call.context_window
         if window is not None:
             window = _whole_number(window, "context_window", 0)
-        if call.audio_prompt_path is not None:
-            self.prepare_conditionals(call.audio_prompt_path, params.exaggeration, call.norm_loudness is not False)
-        voice = self._need_voice()
+        if call.audio_prompt_path is None:
+            voice = self._need_voice()
+        else:  # another thread's clip may come meanwhile
+            level = call.norm_loudness is not False
+            voice = self._prepared(Path(call.audio_prompt_path), params.exaggeration, level)
 
         def speak() -> Generator[tuple[Tensor, StreamingMetrics], None, None]:
             utterance = Utterance(self._t3, self._s3gen, voice, pieces, params, language, schedule, window)

@@ -68,7 +68,7 @@ class Utterance:
         first, seconds, count, final = 0.0, 0.0, 0, False
         try:
             while not final:
-                read, final = self._stream.audio.read(timeout=ANSWER_S)
+                read, final = self._stream.audio.read(timeout=ANSWER_S, progress=self._spoken)
                 if not read:
                     continue
                 samples = np.concatenate(read)
@@ -87,6 +87,10 @@ class Utterance:
         self._stream.audio.close()
         if self._tokens is not None:
             self._tokens.close()
+
+    def _spoken(self) -> tuple[int, int]:
+        """How far T3 is."""
+        return id(self._tokens), 0 if self._tokens is None else self._tokens.unread
 
     def _feed(self, pieces: Sequence[Piece], params: SamplingParams) -> None:
         try:

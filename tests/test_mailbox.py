@@ -128,6 +128,28 @@ def test_read_waits_for_the_count_and_wakes_for_nothing_less() -> None:
     assert box.unread == 1
 
 
+def test_a_reader_waits_as_long_as_something_comes() -> None:
+    """Many times its limit in all."""
+    box: Mailbox[int] = Mailbox(nothing)
+    far: list[int] = []
+
+    def write_slowly() -> None:
+        for number in range(15):
+            time.sleep(0.1)
+            box.put([number])
+        for number in range(15):  # whoever the writer waits for
+            time.sleep(0.1)
+            far.append(number)
+        box.put([15])
+
+    writer = in_thread(write_slowly)
+    assert box.read(15, timeout=0.5)[0] == list(range(15))
+    assert box.read(1, timeout=0.5, progress=lambda: len(far))[0] == [15]
+    writer.join(LIMIT_S)
+    with pytest.raises(EngineDead):
+        box.read(1, timeout=0.05, progress=lambda: len(far))
+
+
 def test_close_wakes_the_reader_and_frees() -> None:
     calls: list[int] = []
     box: Mailbox[int] = Mailbox(lambda: calls.append(1))

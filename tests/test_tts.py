@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.text import split
 from chatterbox_engine.types import SAMPLES_PER_TOKEN
+from chatterbox_engine.voice import Voice
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 LONG = " ".join(f"Sentence number {i} is as long as the others are." for i in range(9))
@@ -367,6 +370,37 @@ def test_voices_of_clips(tts: OptimizedChatterboxTTS, clip: Path) -> None:
     two = tts.generate(TEXT, audio_prompt_path=str(clip), seed=1, max_new_tokens=20)
     assert (one - two).abs().max() <= 1e-4
     assert float(tts.conds.t3.emotion_adv) == pytest.approx(0.5)
+    tts.conds = before
+
+
+def test_a_call_with_a_clip_speaks_with_it_whatever_other_threads_prepare(
+    tts: OptimizedChatterboxTTS, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its voice does not go by way of what all calls share, and the encoder has one caller at a time."""
+    before, busy, most = tts.conds, threading.Semaphore(0), 0
+    assert before is not None
+    voice = tts._need_voice()
+
+    class Encoder:
+        def encode(self, clip: np.ndarray, name: str, *, norm_loudness: bool) -> Voice:
+            nonlocal most
+            busy.release()
+            most = max(most, busy._value)
+            time.sleep(0.02)
+            busy.acquire()
+            return replace(voice, name=name)
+
+    def prepared(number: int) -> str:
+        return tts._prepared(clip.with_stem(f"voice {number}"), 0.5, True).name
+
+    monkeypatch.setattr("chatterbox_engine.speaker.read_clip", lambda *_, **__: np.zeros(0, np.float32))
+    monkeypatch.setattr(tts, "_encoder", Encoder())
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(prepared, range(8))) == [f"voice {number}" for number in range(8)]
+    assert most == 1
+    monkeypatch.setattr(tts, "_need_voice", lambda: pytest.fail("the shared voice was asked for"))
+    assert len(tts.generate(TEXT, audio_prompt_path=str(clip), seed=1, max_new_tokens=5)[0])
+    monkeypatch.undo()
     tts.conds = before
 
 
