@@ -74,6 +74,19 @@ class T3Spec(_Spec):
     """The model is meant to run with the guard."""
 
     @property
+    def most_tokens(self) -> int:
+        """Speech tokens that have positions; one more would be read from behind the table's end."""
+        return self.max_speech_tokens if self.learned_positions else self.gpt2_positions
+
+    def check(self, params: SamplingParams) -> None:
+        """Raises InvalidRequest where more tokens are asked for than there are positions."""
+        if params.max_new_tokens > self.most_tokens:
+            raise InvalidRequest(
+                f"This model says at most {self.most_tokens} tokens in one go ({TOKEN_RATE} are a second).",
+                "max_new_tokens",
+            )
+
+    @property
     def positions(self) -> int:
         """Room for a voice, a long piece of text and 1,000 speech tokens (40 s), in whole blocks of 64."""
         voice = 1 + (self.perceiver_queries or self.prompt_tokens)
@@ -270,19 +283,26 @@ class ModelSpec(_Spec):
     @property
     def defaults(self) -> dict[str, float]:
         """The settings that a request may change, but for the seed, and what they are where it does not."""
-        return self.sampling.model_dump(exclude={"seed", *self.lacking})
+        return self._sampling().model_dump(exclude={"seed", *self.lacking})
 
     def sampling_for(self, given: Mapping[str, object]) -> SamplingParams:
         """A caller's settings by name over the family's defaults; None is the default.
 
         Raises InvalidRequest, with the setting's name, for what is out of range, and for a setting that the model lacks
-        unless it is 0.
+        unless it is 0, or for more tokens than it can say in one go.
         """
         chosen = {name: value for name, value in given.items() if value is not None}
         for name in self.lacking:
             if chosen.pop(name, 0) != 0:
                 raise InvalidRequest(f"{self.name} has no {name}. It has {', '.join(self.defaults)}.", name)
-        return SamplingParams.checked({**self.sampling.model_dump(), **chosen})
+        params = SamplingParams.checked({**self._sampling().model_dump(), **chosen})
+        self.t3.check(params)
+        return params
+
+    def _sampling(self) -> SamplingParams:
+        """The family's, with no more tokens than this model has positions for."""
+        most = min(self.sampling.max_new_tokens, self.t3.most_tokens)
+        return self.sampling.model_copy(update={"max_new_tokens": most})
 
     def language_for(self, given: str | None, param: str = "language") -> str:
         """A caller's language in lower case; None is the model's default. Raises InvalidRequest for any other."""

@@ -100,6 +100,18 @@ def test_at_full_size_every_tensor_is_one_of_the_references(name: str) -> None:
     assert sum(parameter.numel() for parameter in flow.parameters()) == in_flow
 
 
+def test_no_more_tokens_are_asked_for_than_the_model_has_positions() -> None:
+    """A token behind the end of its table would end the engine, and on a GPU the process's device."""
+    spec = ModelSpec(name="short", t3=T3Spec(max_speech_tokens=764))
+    assert spec.defaults["max_new_tokens"] == spec.sampling_for({}).max_new_tokens == 764
+    with pytest.raises(InvalidRequest, match="at most 764 tokens") as refused:
+        spec.sampling_for({"max_new_tokens": 765})
+    assert refused.value.param == "max_new_tokens"
+    assert ModelSpec(name="long").sampling_for({"max_new_tokens": 4096}).max_new_tokens == 4096
+    learnt = ModelSpec(name="gpt2", t3=T3Spec(max_speech_tokens=10, learned_positions=False))
+    assert learnt.sampling_for({}).max_new_tokens == 1000
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_defaults_are_those_of_the_reference_s_generate(name: str) -> None:
     from chatterbox.mtl_tts import ChatterboxMultilingualTTS

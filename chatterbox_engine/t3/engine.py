@@ -161,14 +161,15 @@ class T3Engine(Worker):
         `spoken`: the tokens with which another engine began; the stream has those after them, drawn as it would have.
         `slack_s`: how long its listener has still to play; of those who wait, who has least goes first.
 
-        Raises InvalidRequest where text and max_new_tokens do not fit a row or the voice is another model's, EngineDead
-        if the loop has ended.
+        Raises InvalidRequest where text and max_new_tokens do not fit a row or the model's positions, or the voice is
+        another model's, EngineDead if the loop has ended.
         """
         spec = self._model.spec
         if voice.speaker.shape[1] != spec.speaker_width or voice.prompt.shape[1] > spec.max_speech_tokens:
             raise InvalidRequest("The voice was made for another model: make it again from its clip.", "voice")
         if len(text) > spec.max_text_tokens:
             raise InvalidRequest(f"The text has {len(text)} tokens; this model takes {spec.max_text_tokens}.", "input")
+        spec.check(params)
         voice_positions = self._model.voice_positions(voice.prompt.shape[1])
         length = self._model.prompt_length(voice_positions, len(text))
         most = self.runner.cache.scratch

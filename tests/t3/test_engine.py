@@ -14,7 +14,7 @@ from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.engine import T3Engine
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.types import SamplingParams, T3Voice
-from chatterbox_engine.weights import StateDictWeights
+from chatterbox_engine.weights import RandomWeights, StateDictWeights
 
 TOKENS = 32
 SHORT = [255, 20, 31, 42, 17, 0]
@@ -205,6 +205,27 @@ def test_what_does_not_fit_is_refused(batched: T3Engine, voice: T3Voice) -> None
         batched.submit(LONG, voice, SamplingParams(max_new_tokens=700))
     with pytest.raises(InvalidRequest, match="tokens"):
         batched.submit(LONG * 20, voice, SamplingParams())
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_stream_may_last_to_the_last_position_and_no_longer(voice: T3Voice, exact: bool) -> None:
+    """One that never stops must not read behind the table of positions, which would end the engine."""
+    spec = T3Spec(layers=1, max_speech_tokens=150)
+    model = T3Model.from_weights(spec, RandomWeights(0), 500, torch.float32, torch.device("cpu"))
+    engine = T3Engine(model, T3Switches(max_positions=500, exact=exact))
+    engine.start()
+    try:
+        with pytest.raises(InvalidRequest, match="at most 150 tokens"):
+            engine.submit(SHORT, voice, SamplingParams(max_new_tokens=151))
+        params = SamplingParams(max_new_tokens=150, seed=1)
+        whole = engine.submit(SHORT, voice, params)
+        tokens, final = whole.read(1000, timeout=60)
+        assert (engine.tokens, final) == (150, True)
+        _, final = engine.submit(SHORT, voice, params, spoken=tuple(tokens[:100])).read(1000, timeout=60)
+        assert final
+        engine.check_alive()
+    finally:
+        engine.stop()
 
 
 def test_a_full_queue_is_overloaded_and_a_stopped_engine_is_dead(model: T3Model, voice: T3Voice) -> None:
