@@ -34,8 +34,6 @@ from deployments.requests import SpeechBody
 _IDLE_S = 300.0
 """A connection that says nothing for so long is closed."""
 _SENTENCE_ENDS = ".!?…。！？\"'”’)"
-_WAITING = 1000
-"""Clauses that may wait to be spoken; then the client is not read any further."""
 
 
 class _Message(BaseModel):
@@ -91,7 +89,8 @@ class _Utterance:
         self.telling = Telling(form, request.speed, None)
         self.ticket = ticket
         self.clauses = Clauses(request.language)
-        self.waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING)
+        self.waiting: asyncio.Queue[str | None] = asyncio.Queue()
+        """Clauses to speak, no more than an utterance has characters; None ends it."""
         self.characters = 0
         self.texts: list[str] = []
         """Its clauses."""
@@ -128,8 +127,7 @@ class Conversation:
         await self._socket.accept(key_protocol(self._socket.scope["subprotocols"]))
         try:
             while True:
-                async with asyncio.timeout(_IDLE_S):
-                    message = await self._socket.receive_text()
+                message = await self._heard()
                 try:
                     await self._take(_MESSAGES.validate_json(message))
                 except ValidationError as error:
@@ -142,6 +140,17 @@ class Conversation:
             pass
         finally:
             await self._silence()
+
+    async def _heard(self) -> str:
+        """The next message. Raises TimeoutError where none comes for long, and nothing is being spoken."""
+        receiving = asyncio.ensure_future(self._socket.receive_text())
+        try:
+            while not (await asyncio.wait((receiving,), timeout=_IDLE_S))[0]:
+                if self._now is None:
+                    raise TimeoutError
+            return await receiving
+        finally:
+            receiving.cancel()
 
     async def _take(self, message: Start | Text | Flush | End | Cancel) -> None:
         if isinstance(message, Start):
@@ -162,9 +171,9 @@ class Conversation:
         else:
             found = now.clauses.flush()
         for clause in found:
-            await now.waiting.put(clause)
+            now.waiting.put_nowait(clause)
         if isinstance(message, End):
-            await now.waiting.put(None)
+            now.waiting.put_nowait(None)
 
     async def _start(self, message: Start) -> None:
         if self._now is not None:

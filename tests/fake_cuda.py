@@ -92,6 +92,14 @@ def fake_cuda() -> Iterator[None]:
         patch.setattr(torch.cuda, "graph", _capturing)
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        patch.setattr(torch.cuda, "set_stream", lambda stream: None)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**36, 2**37))
+        for name in ("memory_reserved", "memory_allocated"):
+            patch.setattr(torch.cuda, name, lambda device=None: 2**30)
+        # PyTorch's own way to here refuses a device without an index.
+        patch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+        patch.setattr(torch.cuda, "current_device", lambda: 0)
+        patch.setattr(torch._C, "_cuda_getMemoryFraction", lambda index: 1.0, raising=False)
         # Inference mode would show operators whole that are made of others.
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
             yield

@@ -78,6 +78,7 @@ class Graphs:
             return
         assert self._stream is not None
         inputs = tuple(None if tensor is None else tensor.clone() for tensor in given)
+        own = torch.cuda.current_stream()
         try:
             with _one_at_a_time:
                 self._stream.wait_stream(torch.cuda.current_stream())
@@ -90,6 +91,7 @@ class Graphs:
                     result = function(*inputs)
             self._keep(key, _Captured(graph, inputs, result))
         except RuntimeError as error:
+            torch.cuda.set_stream(own)  # PyTorch leaves its own where a capture cannot be ended
             self.enabled = False
             self.clear()
             logger.warning("cuda_graphs: %s could not be captured (%s); running eagerly.", key, error)

@@ -1,8 +1,11 @@
 """What the engine keeps of the device's memory."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from chatterbox_engine.config import MemorySwitches
 
@@ -47,3 +50,12 @@ def give_back(device: torch.device) -> None:
     """Return what PyTorch holds and does not use to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On a CPU of memory that counts only once it is written. Raises MemoryError, or torch's of a GPU, where there is
+    none."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)  # calloc: the system hands pages out on first touch
+    return torch.from_numpy(pages).view(dtype).view(shape)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chatterbox_engine.accel.memory import zeros
+
 PAGE = 32
 """Places of a page."""
 
@@ -66,5 +68,5 @@ class PagedPast:
 
     def _append(self, page: tuple[int, ...]) -> None:
         # Zero, since a CPU's kernels multiply the places that are not taken, too, by nothing.
-        self.pages.append(Page(torch.zeros(page, dtype=torch.uint8, device=self.before.device), 0))
+        self.pages.append(Page(zeros(page, torch.uint8, self.before.device), 0))
         self.used = 0

@@ -11,10 +11,10 @@ import triton.language as tl
 
 _NUMBERS = ["plan_width", "layers", "layer", "frames", "streams", "sequences"]
 """One kernel for all of them: Triton would compile another for those that 16 divides, and for 1, in the middle of a
-call."""
+call; and likewise for steps at addresses that 16 does not divide."""
 
 
-@triton.jit(do_not_specialize=_NUMBERS)
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=["step"])
 def place(
     keys, values, plan, plan_width, step, layers, layer, frames, streams, sequences,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
@@ -36,7 +36,7 @@ def place(
     tl.store(there + PAGE * WIDTH, tl.load(values + here, mask=inside), mask=inside)
 
 
-@triton.jit(do_not_specialize=_NUMBERS)
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=["step"])
 def attend(
     queries, out, added, plan, plan_width, step, layers, layer, frames, streams, sequences, scale,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, ADDS: tl.constexpr,

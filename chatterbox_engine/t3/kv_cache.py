@@ -1,11 +1,9 @@
 """The keys and values of every running row, preallocated once."""
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
+from chatterbox_engine.accel.memory import zeros
 from chatterbox_engine.spec import T3Spec
 
 _LARGEST = 127
@@ -38,7 +36,7 @@ class KVCache:
         self.allocate()
 
     def allocate(self) -> None:
-        self.store = _zeros(self._shape, self._stored, self._device)
+        self.store = zeros(self._shape, self._stored, self._device)  # since what is masked must still be finite
 
     def free(self) -> None:
         """Let go of the memory, and of all that is in it, until `allocate`."""
@@ -86,11 +84,3 @@ def _quantised(x: Tensor) -> Tensor:
     wide = x.float()
     scale = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / _LARGEST
     return torch.cat(((wide / scale).round().to(torch.int8), scale.view(torch.int8)), dim=-1)
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, since what is masked must still be finite; on a CPU, of memory that counts only once it is written."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    pages = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)  # calloc: the system hands pages out on first touch
-    return torch.from_numpy(pages).view(dtype).view(shape)

@@ -91,13 +91,17 @@ class Runner:
         """Move the weights to the host and let go of the cache and of what was captured."""
         self.graphs.clear()
         self.cache.free()
-        self.model.to("cpu")
+        self._move(torch.device("cpu"))
         give_back(self.device)
 
     def resume(self) -> None:
         """Undo `rest`. Graphs are captured again as their shapes come up."""
-        self.model.to(self.device)
+        self._move(self.device)
         self.cache.allocate()
+
+    def _move(self, device: torch.device) -> None:
+        with torch.inference_mode(False):  # torchao's weights cannot be moved within
+            self.model.to(device)
 
     def prefill(
         self, rows: Sequence[int], starts: Sequence[int], prompts: Sequence[Tensor]

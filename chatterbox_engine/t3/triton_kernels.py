@@ -7,7 +7,7 @@ head of one row; sums are in fp32, and what is stored is rounded once. Importing
 import triton
 import triton.language as tl
 
-from chatterbox_engine.accel.triton_noise import uniform
+from chatterbox_engine.accel.triton_noise import exponential
 
 
 @triton.jit
@@ -20,6 +20,7 @@ def add_norm(x, delta, weight, bias, out, eps, width, ADDS: tl.constexpr, CENTRE
     value = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
     if ADDS:
         value += tl.load(delta + here, mask=inside, other=0.0).to(tl.float32)
+        tl.debug_barrier()  # a row narrower than the program is loaded by several of its threads, and stored by one
         tl.store(x + here, value.to(kind), mask=inside)
         value = value.to(kind).to(tl.float32)
     if CENTRED:
@@ -123,6 +124,5 @@ def draw(
     seed = tl.load(seeds + slot)
     step = tl.load(steps + slot)
     place = step * vocabulary + token.to(tl.int64)
-    noise = -tl.log(uniform(seed, place, KEY))
-    race = tl.where(kept & inside, share / noise.to(tl.float32), -1.0)
+    race = tl.where(kept & inside, share / exponential(seed, place, KEY), -1.0)
     tl.store(drawn + row, tl.argmax(race, axis=0).to(tl.int64))

@@ -27,8 +27,9 @@ class Phonemizer:
         """The phonemes, and the words as they are read ("five dollars" for "$5") with the place of each among them."""
         try:
             return self._read(text)
-        except ValueError:  # the converter takes "①" for a digit of a number
-            return self._read(unicodedata.normalize("NFKC", text))
+        except ValueError:  # the converter takes "①" and "⓵" for digits of a number
+            plain = "".join(map(_plain, unicodedata.normalize("NFKC", text)))
+            return self._read(plain)
 
     def _read(self, text: str) -> tuple[str, list[tuple[str, int]]]:
         said, words = "", []
@@ -46,6 +47,12 @@ class Phonemizer:
             made = made.rstrip()
             said += made + " " if made else ""
         return said.rstrip(), words
+
+
+def _plain(character: str) -> str:
+    """A digit of a shape of its own as a word of its own."""
+    odd = character.isdigit() and not character.isdecimal()
+    return f" {unicodedata.digit(character)} " if odd else character
 
 
 def _parted(match: re.Match[str]) -> str:

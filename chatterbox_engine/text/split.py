@@ -3,12 +3,15 @@
 import re
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 import numpy as np
 
 from chatterbox_engine.text.languages import piece_characters
 from chatterbox_engine.text.sentences import sentences
 
+_DIGIT = 5
+"""Characters that a digit counts for: "seven hundred and" is said for one."""
 SENTENCE_PAUSE_S = 0.2
 CLAUSE_PAUSE_S = 0.1
 
@@ -45,19 +48,21 @@ _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 def split(text: str, max_characters: int | None = None, language: str = "en") -> list[Piece]:
     """Part a text into pieces of at most `max_characters`; one that fits stays whole, as it is. None: as many as suit
-    the language.
+    the language. A digit counts for several characters, since it takes as long to say.
 
     Very short and very long pieces make T3 hallucinate. So the parting is the one of least raggedness, as paragraphs
     are set in lines (D. Knuth and M. Plass, 1981): each piece costs the cube of the share it lacks to the limit, and
     each break costs what its kind does, sentence ends the least but for paragraphs. Sentences are those of `sentencex`.
     """
     max_characters = max_characters or piece_characters(language)
-    if len(text) <= max_characters:
+    digit = min(_DIGIT, max_characters)
+    sizes = np.cumsum([0, *(digit if character.isdigit() else 1 for character in text)])  # of the text before each
+    if sizes[-1] <= max_characters:
         return [Piece(text, 0.0)]
-    starts, ends = _atoms(text, max_characters)
+    starts, ends = _atoms(text, sizes, max_characters)
     breaks = _breaks(text, starts, ends, language)
     costs = np.array([0.0, *(kind.cost for kind in breaks)])  # of the break before an atom
-    first, last = np.array(starts), np.array(ends)
+    first, last = sizes[starts], sizes[ends]
     earliest = np.searchsorted(first, last - max_characters)  # first atom with which a piece ending here fits
     best = np.zeros(len(starts) + 1)  # [i]: cost of the atoms before i, parted best
     begins = np.zeros(len(starts) + 1, int)  # [i]: the first atom of the piece that ends before atom i
@@ -77,13 +82,17 @@ def split(text: str, max_characters: int | None = None, language: str = "en") ->
     return pieces[::-1]
 
 
-def _atoms(text: str, max_characters: int) -> tuple[list[int], list[int]]:
-    """Starts and ends of what is not parted; a longer word is cut into equal parts."""
+def _atoms(text: str, sizes: np.ndarray, most: int) -> tuple[list[int], list[int]]:
+    """Starts and ends of what is not parted; a word of a larger size is cut into parts as equal as can be."""
     starts: list[int] = []
     ends: list[int] = []
     for match in _ATOM.finditer(text):
-        parts = -(-len(match.group()) // max_characters)
-        cuts = [match.start() + len(match.group()) * part // parts for part in range(parts + 1)]
+        cuts = [*match.span()]
+        parts = -(-int(sizes[cuts[1]] - sizes[cuts[0]]) // most)
+        while any(sizes[end] - sizes[begin] > most for begin, end in pairwise(cuts)):
+            aims = np.linspace(sizes[match.start()], sizes[match.end()], parts + 1)
+            cuts = np.unique(np.searchsorted(sizes, aims, side="right") - 1).tolist()
+            parts += 1
         starts += cuts[:-1]
         ends += cuts[1:]
     return starts, ends

@@ -150,3 +150,27 @@ def test_a_gpus_kernel_makes_the_same_numbers(streams: list[tuple[int, int]], co
         made = normals_by(triton_noise, own, domain, starts, count)
     expected = normal(own, domain, starts[:, None] + torch.arange(count, device=DEVICE))
     torch.testing.assert_close(made, expected, atol=1e-6, rtol=0)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=64))
+@settings(max_examples=20)
+def test_a_gpus_logarithm_is_one_without_float64(drawn: list[int]) -> None:
+    """To the last bits, also of words near both ends and around the middle, where its two ways meet."""
+    ends = [0, 1, 2**23, 2**24 + 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2**9, 2**32 - 2, 2**32 - 1]
+    given_words = torch.tensor([*ends, *drawn], device=DEVICE)
+    made = torch.empty(len(given_words), device=DEVICE)
+    with interpreted():
+        import triton
+        import triton.language as tl
+
+        from chatterbox_engine.accel.triton_noise import minus_log
+
+        @triton.jit
+        def logarithms(words, made, count, minus_log: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+            number = tl.arange(0, BLOCK)
+            word = tl.load(words + number, mask=number < count, other=0).to(tl.uint32)
+            tl.store(made + number, minus_log(word), mask=number < count)
+
+        logarithms[(1,)](given_words, made, len(made), minus_log, BLOCK=128)
+    expected = -torch.log((given_words.double() + 0.5) / 2**32)
+    torch.testing.assert_close(made.double(), expected, rtol=3e-7, atol=0)

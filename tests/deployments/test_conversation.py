@@ -1,9 +1,10 @@
 """The WebSocket: text in pieces, audio back, barge-in, several utterances in one connection."""
 
+import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,13 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI, WebSocket
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketTestSession
 from websockets.sync.client import ClientConnection, connect
 
 from chatterbox_engine.errors import EngineDead, Overloaded
 from chatterbox_engine.text import normalise
 from chatterbox_engine.types import AudioChunk, SamplingParams, SpeechRequest
+from deployments import conversation
 from deployments.admission import Gate
 from deployments.conversation import Conversation
 from deployments.tracing import Tracer
@@ -58,56 +60,91 @@ def calling(service: Service) -> Iterator[Caller]:
 
 
 class _Said:
-    """What one clause becomes: a chunk of audio, or an error."""
+    """What one clause becomes: a chunk of audio after a while, or an error."""
 
-    def __init__(self, request: SpeechRequest) -> None:
+    def __init__(self, request: SpeechRequest, error: Exception | None = None, after_s: float = 0.0) -> None:
         self.request = request
-        self.error: Exception | None = None
+        self._error = error
+        self._after_s = after_s
 
     async def __anext__(self) -> AudioChunk:
-        if self.error is not None:
-            raise self.error
+        await asyncio.sleep(self._after_s)
+        if self._error is not None:
+            raise self._error
         return AudioChunk(np.zeros(960, np.float32), True)
 
     def cancel(self) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("error", "outcome"), [(None, "ok"), (Overloaded(), "overloaded"), (EngineDead("It ended."), "failed")]
-)
-def test_only_the_first_clause_asks_to_be_let_in(error: Exception | None, outcome: str) -> None:
-    """In this process: the second clause goes on for a listener who is there, and whatever ends it is counted so."""
-    said: list[_Said] = []
+@contextlib.contextmanager
+def in_this_process(speak: Callable[[SpeechRequest], Any]) -> Iterator[tuple[WebSocketTestSession, Gate, list[str]]]:
+    """A line without a service, the gate, and how its utterances were counted."""
     ended: list[str] = []
-
-    def speak(request: SpeechRequest) -> Any:
-        said.append(_Said(request))
-        said[-1].error = error if request.goes_on else None
-        return said[-1]
-
-    async def prepare(_: Any) -> SpeechRequest:
-        return SpeechRequest("", "default", SamplingParams())
-
     counted: Any = SimpleNamespace(live=lambda _: None, ended=lambda outcome, _: ended.append(outcome))
     gate = Gate(8, counted, Tracer("ingress", None))
     api = FastAPI()
+
+    async def prepare(_: Any) -> SpeechRequest:
+        return SpeechRequest("", "default", SamplingParams())
 
     @api.websocket("/")
     async def converse(socket: WebSocket) -> None:
         await Conversation(socket, prepare, gate.enter, speak, 4096, lambda _: {}, lambda _: None).run()
 
     with TestClient(api).websocket_connect("/") as line:
+        yield line, gate, ended
+
+
+def last_word(line: WebSocketTestSession) -> dict[str, Any]:
+    """The message that ends an utterance."""
+    while True:
+        if text := line.receive().get("text"):
+            told: dict[str, Any] = json.loads(text)
+            if told["type"] in ("done", "error", "cancelled"):
+                return told
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(None, "ok"), (Overloaded(), "overloaded"), (EngineDead("It ended."), "failed")]
+)
+def test_only_the_first_clause_asks_to_be_let_in(error: Exception | None, outcome: str) -> None:
+    """The second goes on for a listener who is there, and whatever ends it is counted so."""
+    said: list[_Said] = []
+
+    def speak(request: SpeechRequest) -> _Said:
+        said.append(_Said(request, error if request.goes_on else None))
+        return said[-1]
+
+    with in_this_process(speak) as (line, gate, ended):
         line.send_json({"type": "start"})
         line.send_json({"type": "text", "text": "This is the first of them. And this is the second one. "})
         line.send_json({"type": "end"})
-        told = []
-        while not told or told[-1]["type"] not in ("done", "error"):
-            if text := line.receive().get("text"):
-                told.append(json.loads(text))
-    assert [each.request.goes_on for each in said] == [False, True]
-    assert told[-1]["type"] == ("error" if error else "done")
-    assert ended == [outcome]
-    assert gate.live == 0
+        assert last_word(line)["type"] == ("error" if error else "done")
+        assert [each.request.goes_on for each in said] == [False, True]
+        assert ended == [outcome]
+        assert gate.live == 0
+
+
+def test_a_line_hears_its_client_however_much_waits_to_be_spoken() -> None:
+    with in_this_process(lambda request: _Said(request, after_s=3600.0)) as (line, gate, ended):
+        line.send_json({"type": "start"})
+        for _ in range(1500):
+            line.send_json({"type": "text", "text": "a"})
+            line.send_json({"type": "flush"})
+        line.send_json({"type": "cancel"})
+        assert last_word(line)["type"] == "cancelled"
+        assert (ended, gate.live) == (["cancelled"], 0)
+
+
+def test_a_client_that_only_listens_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "_IDLE_S", 0.05)
+    with in_this_process(lambda request: _Said(request, after_s=0.5)) as (line, _, ended):
+        line.send_json({"type": "start"})
+        line.send_json({"type": "text", "text": "This is all there is to say."})
+        line.send_json({"type": "end"})
+        assert last_word(line)["type"] == "done"
+        assert ended == ["ok"]
+        assert line.receive() == {"type": "websocket.close", "code": 1001, "reason": ""}  # now it is
 
 
 def samples(text: str) -> int:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -224,6 +224,25 @@ def test_a_stream_may_last_to_the_last_position_and_no_longer(voice: T3Voice, ex
         _, final = engine.submit(SHORT, voice, params, spoken=tuple(tokens[:100])).read(1000, timeout=60)
         assert final
         engine.check_alive()
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize("form", ["int8", "int8_dynamic"])
+def test_quantised_weights_rest_and_come_back(voice: T3Voice, form: Literal["int8", "int8_dynamic"]) -> None:
+    spec = T3Spec(layers=1)
+    made = spec, RandomWeights(0), 500, torch.float32, torch.device("cpu")
+    model = T3Model.from_weights(*made, form, "plain")
+    engine = T3Engine(model, T3Switches(max_positions=500, cpu_kernels="plain"), idle_s=0.05)
+    engine.start()
+    try:
+        params = SamplingParams(max_new_tokens=5, seed=1)
+        before = engine.submit(SHORT, voice, params).read(10, timeout=60)
+        end = time.monotonic() + 60
+        while not engine.resting and time.monotonic() < end:
+            time.sleep(0.01)
+        assert engine.resting
+        assert engine.submit(SHORT, voice, params).read(10, timeout=60) == before
     finally:
         engine.stop()
 

@@ -222,6 +222,8 @@ def _built(flags: tuple[str, ...]) -> Path:
     target = subprocess.run(
         [compiler, "-march=native", *flags, "-Q", "--help=target"], capture_output=True, text=True, check=False
     )
+    if not target.stdout:  # processors that differ must not share what is built for one of them
+        raise OSError(f"{compiler} does not say what it builds for: use gcc")
     sources = [path.read_text() for path in sorted(_FOLDER.glob("*.[ch]"))]
     what = (*sources, *_FLAGS, *flags, target.stdout, platform.machine())
     folder = user_cache_path("chatterbox-serve") / "native"

@@ -286,6 +286,7 @@ static int64_t padded(int64_t rows) { return (2 * rows + TILE_ROWS) / TILE_ROWS 
 // x (rows, inputs) -> to (rows, outputs). Returns 0, or -1 where there is no memory.
 // Many rows go panel by panel: a panel stays in a core's cache while every block of weights passes by.
 int linear(const Linear *l, const float *x, int64_t rows, float *to) {
+  if (rows <= 0) return 0;
   int64_t stride = line_bytes(l), threads = omp_get_max_threads();
   int64_t panel = PANEL_BYTES / (stride * parts(l)) / LINES * LINES;
   if (panel < LINES) panel = LINES;

@@ -101,6 +101,7 @@ static void put_piece(const float *sums, const float *bias, const float *x, int6
 // same. `share` of the result is put there, or added. Returns 0, or -1 where there is no memory.
 int convolution(const Convolution *one, const Convolution *two, const float *x, int64_t batch, int64_t frames,
                 int64_t made, float *to, int64_t apart, float share, int add) {
+  if (batch <= 0 || made <= 0) return 0;
   int64_t pieces = (made + PIECE - 1) / PIECE, longest = (made + pieces - 1) / pieces, outputs = one->weights.outputs;
   int64_t between = two ? rows_for(two, longest) : longest, threads = omp_get_max_threads();
   int64_t planes = most(planes_bytes(one, between), two ? planes_bytes(two, longest) : 0);
