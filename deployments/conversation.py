@@ -96,6 +96,15 @@ class _Utterance:
         """Its clauses."""
         self.samples = 0
         self.speaking: asyncio.Task[None] | None = None
+        self.spoken = True
+        """Of what has come, all; else there is something to be heard."""
+
+    async def next(self) -> str | None:
+        """The next clause, once it is there; None at the end."""
+        self.spoken = self.waiting.empty()
+        clause = await self.waiting.get()
+        self.spoken = False
+        return clause
 
 
 class Conversation:
@@ -146,7 +155,7 @@ class Conversation:
         receiving = asyncio.ensure_future(self._socket.receive_text())
         try:
             while not (await asyncio.wait((receiving,), timeout=_IDLE_S))[0]:
-                if self._now is None:
+                if self._now is None or self._now.spoken:
                     raise TimeoutError
             return await receiving
         finally:
@@ -196,7 +205,7 @@ class Conversation:
         broke: str | None = None
         try:
             pause = 0
-            while (clause := await now.waiting.get()) is not None:
+            while (clause := await now.next()) is not None:
                 if not any(character.isalnum() for character in clause):
                     continue  # nothing to speak, which is no mistake here
                 await self._play(now, np.zeros(pause, np.float32))

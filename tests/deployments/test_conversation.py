@@ -147,6 +147,19 @@ def test_a_client_that_only_listens_is_not_idle(monkeypatch: pytest.MonkeyPatch)
         assert line.receive() == {"type": "websocket.close", "code": 1001, "reason": ""}  # now it is
 
 
+@pytest.mark.parametrize("said", ["", "This is a whole sentence. And this"])
+def test_who_begins_and_says_no_more_gives_the_place_back(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "_IDLE_S", 0.2)
+    with in_this_process(_Said) as (line, gate, ended):
+        line.send_json({"type": "start"})
+        if said:
+            line.send_json({"type": "text", "text": said})
+        while (told := line.receive())["type"] != "websocket.close":
+            pass
+        assert told["code"] == 1001
+    assert (ended, gate.live) == (["cancelled"], 0)
+
+
 def samples(text: str) -> int:
     return round(len(normalise(text)) * 1.7) * 960
 
