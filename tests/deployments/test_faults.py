@@ -52,8 +52,8 @@ def connect(service: Service, text: str = LONG) -> socket.socket:
     host, port = service.url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)))
     body = b'{"input": "' + text.encode() + b'"}'
-    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    client.sendall(head.encode() + b"\r\n\r\n" + body)
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json"
+    client.sendall(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     return client
 
 
