@@ -159,8 +159,7 @@ class T3Engine(Worker):
         """Queue framed text tokens; returns the stream of valid speech tokens. Close it to cancel.
 
         `spoken`: the tokens with which another engine began; the stream has those after them, drawn as it would have,
-        unless it drew marks between them.
-        `slack_s`: how long its listener has still to play; of those who wait, who has least goes first.
+        but for marks. `slack_s`: what its listener has still to play; of those who wait the least goes first.
 
         Raises InvalidRequest where text and max_new_tokens do not fit a row or the model's positions, or the voice is
         another model's, EngineDead if the loop has ended.
