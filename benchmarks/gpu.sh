@@ -6,8 +6,8 @@
 # It runs in any python3 (or $PYTHON) that has torch, transformers and triton. WHEELS is a folder with wheels of whatever
 # else of these that Python lacks: pydantic (with pydantic_core, annotated_types, typing_inspection, typing_extensions),
 # sentencex, tokenizers, safetensors, soundfile (with cffi), tqdm, numpy, pytest (with pluggy, iniconfig, packaging,
-# pygments), torchao for the quantised rows, and nvidia-ml-py for the GPU's busy share. Ray, chatterbox-tts and perth are not needed: there is no watermark here
-# and no reference beside.
+# pygments), torchao for the quantised rows, and nvidia-ml-py for the GPU's busy share. Ray, chatterbox-tts and perth are
+# not needed: there is no watermark here and no reference beside.
 #
 # OUT gets gpu.json, with everything measured, and gpu.log; both are there after every step. The last line of stdout is
 # JSON. --dry-run does the same with the demo model, in a minute on a CPU.

@@ -43,13 +43,13 @@ class Room:
 
     def admits(self, streams: Sequence[SpeechStream], voice: S3GenVoice | None = None) -> bool:
         """Whether all would find memory with one more beside `streams`, whose voice may be known."""
-        kept = {id(stream): stream.kept_s for stream in streams if not stream.audio.closed}
-        if not kept:
+        live = [(stream.voice, stream.kept_s) for stream in streams if not stream.audio.closed]
+        if not live:
             return True
-        voices = [stream.voice for stream in streams if kept.get(id(stream)) == 0]
+        voices = [own for own, kept_s in live if not kept_s]
         voices += [voice] if voice else []
         prompts = {own.id if self.shares else index: own.prompt.shape[1] for index, own in enumerate(voices)}
-        grows_s = sum(max(0.0, self.most_s - seconds) for seconds in kept.values()) + self.most_s
+        grows_s = sum(max(0.0, self.most_s - kept_s) for _, kept_s in live) + self.most_s
         return grows_s + sum(prompts.values()) / TOKEN_RATE <= self._free_s()
 
     def places(self, most: int) -> int:
