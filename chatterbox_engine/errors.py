@@ -53,6 +53,17 @@ class ModelUnavailable(ChatterboxError):
     """The model's weights cannot be had, or the model is still warming up."""
 
 
+class SpeechFailed(ChatterboxError):
+    """What was asked for could not be computed; the engine goes on, and so does whoever else is served."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"This could not be spoken: {self.why}. The log of the engine says where it failed; others go on."
+
+
 class EngineDead(ChatterboxError):
     """An engine's thread has ended; its replica must be replaced."""
 

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from chatterbox_engine.errors import EngineDead
+from chatterbox_engine.accel.memory import exhausted
+from chatterbox_engine.errors import ChatterboxError, EngineDead, Overloaded, SpeechFailed, reason
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +19,8 @@ class Worker(ABC):
 
     _POLL_S = 0.05
     """A sleeping worker looks this often for work that comes due by the clock."""
+    _FAILURES = 8
+    """Calls that may fail one after the other; then it is the engine that has failed."""
 
     def __init__(
         self, name: str, idle_s: float | None = None, device: torch.device | None = None, *, urgent: bool = False
@@ -36,6 +39,8 @@ class Worker(ABC):
         self._stopping = False
         self._failure: BaseException | None = None
         self._ended = False
+        self.failed = 0
+        """Calls that have failed since one went well."""
         self.busy_seconds = 0.0
         """Time spent in steps that did work."""
         self.steps = 0
@@ -83,6 +88,24 @@ class Worker(ABC):
             raise self._end()
         if self._thread.is_alive() and time.monotonic() - self._beat > stalled_s:
             raise EngineDead(f"The {self._name} engine has been in one step for over {stalled_s:g} s.")
+
+    def outlived(self, error: Exception, streams: int) -> ChatterboxError:
+        """What the streams of a call that failed end with, so that the others go on.
+
+        Raises `error` where nothing can go on: the device is lost, or calls fail one after the other.
+        """
+        self.failed += 1
+        if isinstance(error, torch.AcceleratorError) or self.failed >= self._FAILURES:
+            raise error
+        if exhausted(error):
+            logger.error("%s has no memory for a call of %d streams, which end: %s", self._name, streams, reason(error))
+            return Overloaded(why="The device has no memory for this stream.")
+        logger.error("A call of %s failed; its %d streams end, others go on", self._name, streams, exc_info=error)
+        return SpeechFailed(reason(error))
+
+    def went_well(self) -> None:
+        """A call did not fail; see `outlived`."""
+        self.failed = 0
 
     def _run(self) -> None:
         try:

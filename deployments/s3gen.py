@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from chatterbox_engine.errors import EngineDead
+from chatterbox_engine.errors import EngineDead, Overloaded
 from chatterbox_engine.metrics import Readings
 from chatterbox_engine.readings import device_readings, s3gen_readings
 from chatterbox_engine.s3gen.stream import SpeechStream
@@ -110,7 +110,7 @@ class S3Gen:
 
     async def _speak_piece(self, stream: SpeechStream, request: SpeechRequest, sizes: tuple[int, ...]) -> None:
         """Have T3 speak a piece. Where its replica dies another one goes on, or the same when it is back, after the
-        tokens that have come.
+        tokens that have come; so also where it has no room in the middle of what is being heard.
 
         Raises EngineDead where that does not help, or what ended T3's stream.
         """
@@ -130,8 +130,10 @@ class S3Gen:
                     if chunk.final:
                         return
                 raise EngineDead("T3's stream broke off.")
-            except (EngineDead, RayActorError, DeploymentUnavailableError) as error:
+            except (EngineDead, Overloaded, RayActorError, DeploymentUnavailableError) as error:
                 lives -= 1
+                if isinstance(error, Overloaded) and not (lives and stream.playing):
+                    raise
                 if not lives:
                     raise EngineDead(f"T3 broke off {_LIVES} times in one piece of text.") from error
                 logger.warning("T3 broke off after %d tokens; another replica goes on.", len(spoken))

@@ -52,6 +52,13 @@ def give_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def exhausted(error: BaseException) -> bool:
+    """Whether it says that there is no memory. PyTorch's allocator of a CPU has no error of its own for that."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """On a CPU of memory that counts only once it is written. Raises MemoryError, or torch's of a GPU, where there is
     none."""

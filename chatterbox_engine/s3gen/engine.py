@@ -1,6 +1,5 @@
 """S3Gen's loop: chunks of many streams through the flow and the vocoder, in batches."""
 
-import logging
 import threading
 import time
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from chatterbox_engine.accel.memory import give_back
 from chatterbox_engine.config import S3GenSwitches
-from chatterbox_engine.errors import InvalidRequest, Overloaded, reason
+from chatterbox_engine.errors import InvalidRequest, Overloaded
 from chatterbox_engine.s3gen.capacity import Capacity
 from chatterbox_engine.s3gen.mels import ChunkedMels, Mels, WindowMels
 from chatterbox_engine.s3gen.model import S3GenModel
@@ -20,8 +19,6 @@ from chatterbox_engine.trend import Trend
 from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, S3GenVoice
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 _FADE = np.concatenate(
     (np.zeros(SAMPLE_RATE // 50), (1 + np.cos(np.linspace(np.pi, 0, SAMPLE_RATE // 50))) / 2)
@@ -164,18 +161,13 @@ class S3GenEngine(Worker):
             self._emit([work[0].stream], [self._shaped(work[0], np.zeros(0, np.float32))], final=False)
             return True
         self.batch = len(work)
-        try:
-            mels = self._mels(work)
-            sounds = self._vocoded(work, mels)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            self._drop([item.stream for item in work], error)
+        samples = self._call(work)
+        if self.failed:
             return True
-        shaped = [self._shaped(item, sound.cpu().numpy()) for item, sound in zip(work, sounds, strict=True)]
-        self._emit([item.stream for item in work], shaped, final=False)
         now = time.monotonic()
         self._call_seconds.see(len(work) * max(item.tokens for item in work), now - begin)
         if self._capacity is not None:
-            self._capacity.observe(now, streams, sum(map(len, sounds)), spare_s, (now - begin) / len(work))
+            self._capacity.observe(now, streams, samples, spare_s, (now - begin) / len(work))
         return True
 
     def has_work(self) -> bool:
@@ -203,16 +195,38 @@ class S3GenEngine(Worker):
         """No place is left for another, or no memory."""
         return self.running >= self.places or not (self._room is None or self._room.admits(tuple(self._streams), voice))
 
-    def _drop(self, dropped: list[SpeechStream], error: BaseException) -> None:
-        """There is no memory for a call: its streams end, and give back what they kept; the others go on."""
-        logger.error("S3Gen has no memory for a call of %d streams, which end: %s", len(dropped), reason(error))
-        self._let_go(dropped)
-        for stream in dropped:
-            stream.audio.fail(Overloaded(why="The device has no memory for more audio of this stream."))
+    def _drop(self, work: list[Work], error: Exception) -> int:
+        """Their call failed: these streams end, and give back what they kept; the others go on. Raises `error` where
+        nothing can."""
+        ending = self.outlived(error, len(work))
+        self._let_go([item.stream for item in work])
+        for item in work:
+            item.stream.audio.fail(ending)
+        return 0
 
     def _let_go(self, ended: list[SpeechStream]) -> None:
         with self._lock:
             self._streams = [stream for stream in self._streams if stream not in ended]
+
+    def _call(self, work: list[Work]) -> int:
+        """Make and hand on the audio of chunks, one of each stream; returns its samples. Where that fails the streams
+        end, or only those whose chunk fails by itself."""
+        try:
+            mels = self._mels(work)
+        except Exception as error:
+            if len(work) == 1 or not self._mels.repeats:
+                return self._drop(work, error)
+            mels = []
+        if not mels:  # here, where no error holds on to what the call had made
+            return sum(self._call([item]) for item in work)
+        try:
+            sounds = self._vocoded(work, mels)
+            shaped = [self._shaped(item, sound.cpu().numpy()) for item, sound in zip(work, sounds, strict=True)]
+            self._emit([item.stream for item in work], shaped, final=False)
+        except Exception as error:
+            return self._drop(work, error)
+        self.went_well()
+        return sum(map(len, sounds))
 
     def _vocoded(self, work: list[Work], mels: list[Tensor]) -> list[Tensor]:
         """The samples that each chunk's mel settles."""

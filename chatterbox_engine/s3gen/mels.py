@@ -24,6 +24,9 @@ CALL_TOKENS = 20
 class Mels(Protocol):
     """A way to call the flow."""
 
+    repeats: bool
+    """A call that failed has changed nothing and may be made again."""
+
     def length(self, stream: SpeechStream, chunk: Chunk) -> int:
         """Tokens that a chunk puts into a call."""
 
@@ -39,6 +42,8 @@ class Mels(Protocol):
 
 class WindowMels:
     """Each chunk is computed with its prompt and the tokens before it, as if they were all there is."""
+
+    repeats = True
 
     def __init__(self, model: S3GenModel, steps: int | None) -> None:
         self._model = model
@@ -88,6 +93,8 @@ class WindowMels:
 
 class ChunkedMels:
     """Each chunk goes on from what is kept of its stream, and a stream's first from what is kept of its voice."""
+
+    repeats = False
 
     def __init__(self, model: S3GenModel, steps: int | None) -> None:
         self._model = model

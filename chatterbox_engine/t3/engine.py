@@ -4,7 +4,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from chatterbox_engine.accel.quantization import stored_bytes
 from chatterbox_engine.config import T3Switches
 from chatterbox_engine.errors import InvalidRequest
+from chatterbox_engine.t3.job import Job
 from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.runner import Drawn, Runner, Shape
 from chatterbox_engine.t3.sampling import draw_reference
@@ -20,38 +20,6 @@ from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.t3.voice_prefix import VoicePrefixes
 from chatterbox_engine.types import TOKEN_RATE, VALID_TOKENS, SamplingParams, T3Voice
 from chatterbox_engine.worker import Worker
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """One request: its place in the scheduler, its outbox, and what sampling needs."""
-
-    text: list[int]
-    voice: T3Voice
-    params: SamplingParams
-    tokens_wanted: int | None
-    """Valid tokens after which to stop, for weights that never sample the stop token."""
-    sequence: Sequence
-    stream: TokenStream
-    spoken: tuple[int, ...]
-    """Tokens that were drawn elsewhere."""
-    generator: torch.Generator | None
-    prompts: list[Tensor] = field(default_factory=list)
-    """Embeddings (P, W) of each row."""
-    drawn: int = 0
-    """Tokens that have come back from the device."""
-    valid: int = 0
-    since: float | None = None
-    """When its listener began to play it, by the monotonic clock; None before there is a second of it."""
-    released: bool = False
-    asked: float = field(default_factory=time.monotonic)
-    """When it was."""
-
-    @property
-    def sort(self) -> bool:
-        """Its filters need the logits in order."""
-        return self.params.top_p < 1.0 or self.params.top_k > 0
-
 
 _PREFILL_TOGETHER = {"cpu": 512, "cuda": 1 << 30}
 """Positions (rows x positions) in one call: on a CPU those of many prompts leave the caches between two layers."""
@@ -76,11 +44,11 @@ class T3Engine(Worker):
         self.runner = Runner(model, switches, model.spec.alignment_guard if guard == "auto" else guard == "on")
         self._scheduler = Scheduler(switches.max_streams, switches.prefill_positions, max_waiting)
         self._prefill_together = 1 if switches.exact else _PREFILL_TOGETHER[model.device.type]
-        self._jobs: dict[Sequence, _Job] = {}
-        self._arrivals: deque[_Job] = deque()
+        self._jobs: dict[Sequence, Job] = {}
+        self._arrivals: deque[Job] = deque()
         self._lock = threading.Lock()
         self._prefixes = VoicePrefixes(model)
-        self._flying: deque[tuple[Drawn, list[_Job]]] = deque()
+        self._flying: deque[tuple[Drawn, list[Job]]] = deque()
         self._ahead = 1 if model.device.type == "cuda" and not switches.exact else 0
         """Steps that may be on the device while the host goes on."""
         self.tokens = 0
@@ -180,7 +148,7 @@ class T3Engine(Worker):
                 "input",
             )
         exact = self._switches.exact
-        job = _Job(
+        job = Job(
             text=text,
             voice=voice,
             params=params,
@@ -209,7 +177,10 @@ class T3Engine(Worker):
             job = self._jobs[sequence]
             self.placed += 1
             self.queue_seconds += time.monotonic() - job.asked
-            self._prepare(job)
+            try:
+                self._prepare(job)
+            except Exception as error:
+                self._drop([job], error)
         limit = self._switches.queue_tokens
         decoding = [
             job
@@ -222,7 +193,7 @@ class T3Engine(Worker):
         if decoding:
             self._decode(decoding)
         if prefill:
-            self._prefill(prefill)
+            self._prefill(prefill, self._prefill_together)
         worked = bool(self._flying)  # a step that waits for its tokens is work, too
         while len(self._flying) > (self._ahead if decoding else 0):
             self._land(*self._flying.popleft())
@@ -261,13 +232,20 @@ class T3Engine(Worker):
         for job in [job for job in self._jobs.values() if job.stream.closed]:
             self._release(job)
 
-    def _release(self, job: _Job) -> None:
+    def _drop(self, jobs: list[Job], error: Exception) -> None:
+        """Their call failed: they end, and the others go on. Raises `error` where nothing can."""
+        ending = self.outlived(error, len(jobs))
+        for job in jobs:
+            job.stream.fail(ending)
+            self._release(job)
+
+    def _release(self, job: Job) -> None:
         job.released = True
         for move in self._scheduler.release(job.sequence):
             self.runner.cache.move(*move)
         del self._jobs[job.sequence]
 
-    def _prepare(self, job: _Job) -> None:
+    def _prepare(self, job: Job) -> None:
         """Embed the prompt of each of the job's rows, and begin them with what is kept of the voice."""
         sequence, kept = job.sequence, self._switches.voice_prefix
         prefix = self._prefixes.embeddings(job.voice, keep=kept != "off")
@@ -292,29 +270,50 @@ class T3Engine(Worker):
     def _keeps_keys_values(self) -> bool:
         return self._switches.voice_prefix == "kv" and not self._switches.exact
 
-    def _prefill(self, plan: list[tuple[Sequence, int]]) -> None:
-        for group in grouped(plan, self._prefill_together):
-            parts: list[_Part] = []
-            ends: list[_Part] = []  # of unconditioned rows whose keys and values were kept
-            for sequence, count in group:
-                prompts, begin = self._jobs[sequence].prompts, sequence.prefilled
-                for row, prompt in zip(sequence.rows, prompts, strict=True):
-                    if row == sequence.rows[0] or not sequence.wordless:
-                        parts.append((row, begin, prompt[begin : begin + count]))
-                    elif begin + count == sequence.prompt_length:
-                        ends.append((row, sequence.wordless, prompt[sequence.wordless :]))
-                sequence.prefilled += count
-            logits, attention = self.runner.prefill(*zip(*parts, strict=True))
-            if ends:  # the guard looks at conditioned rows alone
-                logits = torch.cat((logits, self.runner.prefill(*zip(*ends, strict=True))[0]))
-            place = {row: index for index, (row, _, _) in enumerate((*parts, *ends))}
-            finished = [sequence for sequence, _ in group if not sequence.prefilling]
+    def _prefill(self, plan: list[tuple[Sequence, int]], together: int) -> None:
+        """`together`: positions in one call. Of a call that fails each prompt is tried by itself, and whose prompt
+        fails ends alone."""
+        for group in grouped(plan, together):
+            made = None
+            try:
+                made = self._prompted(group)
+            except Exception as error:
+                if len(group) == 1:
+                    self._drop([self._jobs[sequence] for sequence, _ in group], error)
+            if made is None:
+                if len(group) > 1:  # here, where no error holds on to what the call had made
+                    self._prefill(group, 1)
+                continue
+            self.went_well()
+            place, logits, attention = made
+            finished = [self._jobs[sequence] for sequence, _ in group if not sequence.prefilling]
             if finished:
-                pairs = [(place[sequence.rows[0]], place[sequence.rows[-1]]) for sequence in finished]
-                self._draw_first([self._jobs[sequence] for sequence in finished], pairs, logits, attention)
+                pairs = [(place[job.sequence.rows[0]], place[job.sequence.rows[-1]]) for job in finished]
+                try:
+                    self._draw_first(finished, pairs, logits, attention)
+                except Exception as error:
+                    self._drop(finished, error)
+
+    def _prompted(self, group: list[tuple[Sequence, int]]) -> tuple[dict[int, int], Tensor, Tensor | None]:
+        """The next positions of these prompts: where each row's logits lie, and what Runner.prefill returns."""
+        parts: list[_Part] = []
+        ends: list[_Part] = []  # of unconditioned rows whose keys and values were kept
+        for sequence, count in group:
+            prompts, begin = self._jobs[sequence].prompts, sequence.prefilled
+            for row, prompt in zip(sequence.rows, prompts, strict=True):
+                if row == sequence.rows[0] or not sequence.wordless:
+                    parts.append((row, begin, prompt[begin : begin + count]))
+                elif begin + count == sequence.prompt_length:
+                    ends.append((row, sequence.wordless, prompt[sequence.wordless :]))
+        logits, attention = self.runner.prefill(*zip(*parts, strict=True))
+        if ends:  # the guard looks at conditioned rows alone
+            logits = torch.cat((logits, self.runner.prefill(*zip(*ends, strict=True))[0]))
+        for sequence, count in group:
+            sequence.prefilled += count
+        return {row: index for index, (row, _, _) in enumerate((*parts, *ends))}, logits, attention
 
     def _draw_first(
-        self, jobs: list[_Job], pairs: list[tuple[int, int]], logits: Tensor, attention: Tensor | None
+        self, jobs: list[Job], pairs: list[tuple[int, int]], logits: Tensor, attention: Tensor | None
     ) -> None:
         slots = [job.sequence.slot for job in jobs]
         sort = any(job.sort for job in jobs)
@@ -325,7 +324,7 @@ class T3Engine(Worker):
             if self._keeps_keys_values:
                 self._keep(job)
 
-    def _keep(self, job: _Job) -> None:
+    def _keep(self, job: Job) -> None:
         """Keep the keys and values of a prompt that other requests of its voice have in common with it."""
         sequence, voice, cache = job.sequence, job.voice, self.runner.cache
         positions = self._model.voice_positions(voice.prompt.shape[1])
@@ -335,7 +334,7 @@ class T3Engine(Worker):
             made = cache.save(sequence.rows[1], self._model.text_place(positions) + len(job.text))
             self._prefixes.keep_wordless(voice.id, job.params.exaggeration, made)
 
-    def _decode(self, jobs: list[_Job]) -> None:
+    def _decode(self, jobs: list[Job]) -> None:
         self.batch = len(jobs)
         if self._switches.exact:
             for job in jobs:
@@ -366,24 +365,24 @@ class T3Engine(Worker):
             draw_reference(torch.ones(1, self._model.spec.speech_vocab, device=self._model.device), generator)
         return generator
 
-    def _generators(self, jobs: list[_Job]) -> list[torch.Generator] | None:
+    def _generators(self, jobs: list[Job]) -> list[torch.Generator] | None:
         if not self._switches.exact:
             return None
         return [job.generator for job in jobs if job.generator is not None]
 
-    def _launched(self, drawn: Drawn, jobs: list[_Job]) -> None:
+    def _launched(self, drawn: Drawn, jobs: list[Job]) -> None:
         for job in jobs:
             job.sequence.steps += 1
         self._flying.append((drawn, jobs))
 
-    def _land(self, drawn: Drawn, jobs: list[_Job]) -> None:
+    def _land(self, drawn: Drawn, jobs: list[Job]) -> None:
         """Hand on the tokens of a step that is through; those of a stream that ended meanwhile are nobody's."""
         self.tokens += len(jobs)
         for job, (token, place) in zip(jobs, drawn.tolist(), strict=True):
             if not job.released:
                 self._hand_on(job, token, place)
 
-    def _hand_on(self, job: _Job, token: int, place: int | None) -> None:
+    def _hand_on(self, job: Job, token: int, place: int | None) -> None:
         spec = self._model.spec
         job.drawn += 1
         if job.since is None and job.drawn == TOKEN_RATE:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatterbox_engine.errors import EngineDead
+from chatterbox_engine.errors import EngineDead, Overloaded, SpeechFailed
 from chatterbox_engine.types import Begun, SamplingParams, SpeechRequest, TokenChunk
 from deployments import s3gen
 from deployments.s3gen import S3Gen
@@ -21,7 +21,8 @@ class Stream:
 
     slack_s = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, playing: bool = True) -> None:
+        self.playing = playing
         self.tokens: list[int] = []
         self.words: list[Begun] = []
         self.complete = False
@@ -32,9 +33,8 @@ class Stream:
         self.complete = final
 
 
-@pytest.mark.parametrize("breaks", [(), (1,), (4,), (2, 4), (1, 2, 3)])
-def test_it_goes_on_where_t3_broke_off(monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...]) -> None:
-    """T3 says the tokens 0..6, one a chunk, and breaks off before some of them."""
+def fed(monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...], error: Exception, playing: bool = True) -> Stream:
+    """By a T3 that says the tokens 0..6, one a chunk, and breaks off with `error` before some of them."""
     monkeypatch.setattr(s3gen, "_AGAIN_S", 0.0)
     left = list(breaks)
 
@@ -43,7 +43,7 @@ def test_it_goes_on_where_t3_broke_off(monkeypatch: pytest.MonkeyPatch, breaks: 
         for token in range(len(spoken), 7):
             if left and token == left[0]:
                 left.pop(0)
-                raise EngineDead("gone")
+                raise error
             begun = tuple(word for word in WORDS[named:] if word.token <= token)
             named += len(begun)
             yield TokenChunk((token,), token == 6, begun)
@@ -51,8 +51,30 @@ def test_it_goes_on_where_t3_broke_off(monkeypatch: pytest.MonkeyPatch, breaks: 
     replica: Any = object.__new__(S3Gen.func_or_class)  # type: ignore[arg-type]
     replica._tokens = speak
     replica._reopenings = SimpleNamespace(count=lambda: None)
-    stream: Any = Stream()
+    stream: Any = Stream(playing)
     asyncio.run(replica._speak_piece(stream, REQUEST, (1,)))
+    return stream
+
+
+@pytest.mark.parametrize("error", [EngineDead("gone"), Overloaded()])
+@pytest.mark.parametrize("breaks", [(), (1,), (4,), (2, 4), (1, 2, 3)])
+def test_it_goes_on_where_t3_broke_off(
+    monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...], error: Exception
+) -> None:
+    stream = fed(monkeypatch, breaks, error)
     assert stream.complete
     assert stream.tokens == list(range(7))
     assert [word.text for word in stream.words] == ["One", "two", "three."]
+
+
+@pytest.mark.parametrize(("breaks", "error", "playing", "told"), [
+    ((1, 1, 1, 1), EngineDead("gone"), True, EngineDead),
+    ((1, 1, 1, 1), Overloaded(), True, Overloaded),
+    ((0,), Overloaded(), False, Overloaded),  # nobody hears it yet, and may be told so
+    ((4,), SpeechFailed("a poisoned text"), True, SpeechFailed),  # it would fail anywhere
+])  # fmt: skip
+def test_it_ends_where_no_other_t3_would_help(
+    monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...], error: Exception, playing: bool, told: type[Exception]
+) -> None:
+    with pytest.raises(told):
+        fed(monkeypatch, breaks, error, playing)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatterbox_engine.config import S3GenSwitches
-from chatterbox_engine.errors import EngineDead, Overloaded
+from chatterbox_engine.errors import ChatterboxError, EngineDead, Overloaded, SpeechFailed
 from chatterbox_engine.s3gen.engine import S3GenEngine
-from chatterbox_engine.s3gen.mels import ChunkedMels
+from chatterbox_engine.s3gen.mels import ChunkedMels, WindowMels
 from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.scheduler import Work
 from chatterbox_engine.s3gen.stream import SpeechStream
@@ -403,6 +403,64 @@ def test_a_call_that_finds_no_memory_ends_its_own_streams(model: S3GenModel, err
             spoken(streams[1])
         assert engine.running == 0
         assert len(say(engine, 10, WHOLE)) == 9600
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize("part", ["flow", "vocoder"])
+@pytest.mark.parametrize(("error", "kind"), [
+    (ValueError("poisoned"), SpeechFailed), (torch.OutOfMemoryError("CUDA out of memory"), Overloaded),
+])  # fmt: skip
+def test_what_fails_for_one_stream_ends_it_alone(
+    model: S3GenModel, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception, kind: type[Exception]
+) -> None:
+    """In the flow also where it was in one call with others; in the vocoder, which has gone on, with its call."""
+    engine = S3GenEngine(model, S3GenSwitches(chunk_schedule=(10,)), None)
+    own: Any = {"flow": WindowMels.__call__, "vocoder": S3GenEngine._vocoded}[part]
+
+    def fails(self: Any, work: list[Work], *rest: Any) -> Any:
+        if any(item.chunk.piece.seed == 13 for item in work):
+            raise error
+        return own(self, work, *rest)
+
+    monkeypatch.setattr(*{"flow": (WindowMels, "__call__"), "vocoder": (S3GenEngine, "_vocoded")}[part], fails)
+    streams = [engine.open(voice(), paced=False) for _ in range(4)]
+    with torch.inference_mode():
+        for seed, stream in enumerate(streams, 11):
+            stream.begin_piece(seed, 0.0)
+            stream.feed(tokens(30), final=True)
+            stream.finish()
+        while engine.has_work():
+            engine.step()
+    told = []
+    for stream in streams:
+        try:
+            told.append(len(spoken(stream)))
+        except ChatterboxError as raised:
+            told.append(type(raised))
+    whole = 30 * 960
+    assert told == ([whole, whole, kind, whole] if part == "flow" else [kind] * 4)
+    assert engine.failed == (0 if part == "flow" else 1)
+
+
+@pytest.mark.parametrize(("error", "survives"), [
+    (ValueError("whatever is asked"), 7), (torch.AcceleratorError("the device is lost"), 0),
+])  # fmt: skip
+def test_an_engine_that_can_compute_nothing_ends(
+    model: S3GenModel, monkeypatch: pytest.MonkeyPatch, error: Exception, survives: int
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(WindowMels, "__call__", fails)
+    engine = S3GenEngine(model, S3GenSwitches(), None)
+    engine.start()
+    try:
+        for _ in range(survives):
+            with pytest.raises(SpeechFailed):
+                say(engine, 10, WHOLE)
+        with pytest.raises(EngineDead, match=str(error)):
+            say(engine, 10, WHOLE)
     finally:
         engine.stop()
 

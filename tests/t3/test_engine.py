@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chatterbox_engine.config import T3Switches
-from chatterbox_engine.errors import EngineDead, InvalidRequest, Overloaded
+from chatterbox_engine.errors import ChatterboxError, EngineDead, InvalidRequest, Overloaded, SpeechFailed
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.spec import T3Spec
 from chatterbox_engine.t3.engine import T3Engine
@@ -245,6 +245,86 @@ def test_quantised_weights_rest_and_come_back(voice: T3Voice, form: Literal["int
         assert engine.submit(SHORT, voice, params).read(10, timeout=60) == before
     finally:
         engine.stop()
+
+
+UNKNOWN = [255, 9999, 0]
+"""Of a number that the model has no embedding for."""
+NO_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+
+def served(engine: T3Engine, streams: list[Mailbox[int]]) -> list[list[int] | Exception]:
+    """What each is told, when the engine, stepped by hand, has nothing left to do."""
+    told: list[list[int] | Exception] = []
+    with torch.inference_mode():
+        while engine.has_work():
+            engine.step()
+    for stream in streams:
+        try:
+            told.append(drain(stream))
+        except ChatterboxError as error:
+            told.append(error)
+    return told
+
+
+def poison(engine: T3Engine, part: str, error: Exception, counts: set[int]) -> None:
+    """Have one of the runner's parts fail where it is given prompts, or logits, of one of these numbers."""
+    own = getattr(engine.runner, part)
+
+    def fails(*given: Any) -> Any:
+        if counts & ({len(given[0])} if part == "draw_first" else set(map(len, given[2]))):
+            raise error
+        return own(*given)
+
+    setattr(engine.runner, part, fails)
+
+
+@pytest.mark.parametrize(("error", "kind"), [
+    (None, SpeechFailed), (ValueError("poisoned"), SpeechFailed), (NO_MEMORY, Overloaded),
+    (torch.OutOfMemoryError("CUDA out of memory"), Overloaded),
+])  # fmt: skip
+def test_what_fails_for_one_text_ends_its_stream_alone(
+    model: T3Model, voice: T3Voice, error: Exception | None, kind: type[Exception]
+) -> None:
+    """As it is embedded (None), or in one call with others: they get what they would have got."""
+    engine = T3Engine(model, T3Switches(max_positions=700))
+    params = SamplingParams(seed=5, max_new_tokens=12)
+    text = [255, *range(1, 9), 0]
+    if error is not None:
+        poison(engine, "prefill", error, {model.prompt_length(model.voice_positions(150), len(text))})
+    texts = [LONG, SHORT, UNKNOWN if error is None else text, SHORT, LONG]
+    told = served(engine, [engine.submit(own, voice, params) for own in texts])
+    (expected,) = served(engine, [engine.submit(SHORT, voice, params)])
+    assert isinstance(told[2], kind)
+    assert told[1] == told[3] == expected
+    assert told[0] == told[4]
+    assert len(told[0]) > 6
+    assert (engine.running, engine.waiting, engine.failed) == (0, 0, 0)
+
+
+def test_what_fails_as_first_tokens_are_drawn_ends_those_who_were_to_have_them(model: T3Model, voice: T3Voice) -> None:
+    engine = T3Engine(model, T3Switches(max_positions=700))
+    poison(engine, "draw_first", ValueError("poisoned"), {2})
+    params = SamplingParams(seed=5, max_new_tokens=12)
+    both = served(engine, [engine.submit(SHORT, voice, params) for _ in range(2)])
+    assert all(isinstance(told, SpeechFailed) for told in both)
+    (alone,) = served(engine, [engine.submit(SHORT, voice, params)])
+    assert isinstance(alone, list)
+    assert len(alone) > 6
+
+
+@pytest.mark.parametrize(("error", "survives"), [
+    (ValueError("whatever is asked"), 7), (NO_MEMORY, 7), (torch.AcceleratorError("the device is lost"), 0),
+])  # fmt: skip
+def test_an_engine_that_can_compute_nothing_ends(
+    model: T3Model, voice: T3Voice, error: Exception, survives: int
+) -> None:
+    engine = T3Engine(model, T3Switches(max_positions=700))
+    poison(engine, "prefill", error, set(range(700)))
+    for _ in range(survives):
+        (told,) = served(engine, [engine.submit(SHORT, voice, SamplingParams(max_new_tokens=4))])
+        assert isinstance(told, ChatterboxError)
+    with pytest.raises(type(error)):
+        served(engine, [engine.submit(SHORT, voice, SamplingParams(max_new_tokens=4))])
 
 
 def test_a_full_queue_is_overloaded_and_a_stopped_engine_is_dead(model: T3Model, voice: T3Voice) -> None:
