@@ -54,6 +54,7 @@ SPECIFICATION = (
     Metric("t3_queue_seconds", "counter", "s", "Seconds that they waited for it."),
     Metric("t3_kv_bytes", "gauge", "bytes", "Keys and values of T3's live streams."),
     Metric("t3_reopened", "counter", "short", "Streams that went on after their T3 replica broke off."),
+    Metric("s3gen_reopened", "counter", "short", "Streams that went on after their S3Gen replica broke off."),
     *_stage("s3gen", "S3Gen"),
     Metric("s3gen_begun", "counter", "short", "Streams whose first sound S3Gen made."),
     Metric("s3gen_first_tokens_seconds", "counter", "s", "Seconds that those waited in S3Gen for T3's first tokens."),

@@ -23,7 +23,7 @@ from chatterbox_engine.t3.model import T3Model
 from chatterbox_engine.t3.scoring import score
 from chatterbox_engine.t3.token_stream import TokenStream
 from chatterbox_engine.text import normalise
-from chatterbox_engine.types import SamplingParams, T3Voice
+from chatterbox_engine.types import Interrupted, SamplingParams, T3Voice
 from chatterbox_engine.voice import Voice
 from chatterbox_engine.watermark import Watermarker
 
@@ -153,11 +153,12 @@ class S3GenStage:
         paced: bool = True,
         speed: float = 1.0,
         goes_on: bool = False,
+        interrupted: Interrupted | None = None,
     ) -> SpeechStream:
         """Begin an utterance; see S3GenEngine.open."""
         return self.engine.open(
             voice.for_s3gen(), schedule=schedule, context_window=context_window, paced=paced, speed=speed,
-            goes_on=goes_on,
+            goes_on=goes_on, interrupted=interrupted,
         )  # fmt: skip
 
     def warm_up(self, voice: Voice) -> None:

@@ -110,6 +110,39 @@ class TokenChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Where an utterance stands: what another S3Gen takes to go on with it, chunk for chunk as it was begun."""
+
+    piece: int
+    """Number of the piece of text that is being heard."""
+    begin: int
+    """Sample of the utterance at which that begins."""
+    chunks: int
+    """Chunks of the pieces before it."""
+    ends: tuple[int, ...] = ()
+    """Its tokens at which chunks of it have ended."""
+    tokens: tuple[int, ...] = ()
+    """What T3 has said of it."""
+    complete: bool = False
+    """T3 has said all of it."""
+    words: tuple[Begun, ...] = ()
+    """Those that T3 named in it."""
+    told: int = 0
+    """Words that the listener was told from its begin on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """An utterance that ended before its end."""
+
+    progress: Progress
+    samples: int
+    """Samples that its listener has."""
+    slack_s: float
+    """Seconds until they are played; below 0: since then."""
+
+
+@dataclass(frozen=True, slots=True)
 class AudioChunk:
     """Mono float32 samples in [-1, 1] at SAMPLE_RATE."""
 
@@ -117,6 +150,8 @@ class AudioChunk:
     final: bool
     words: tuple[SpokenWord, ...] = ()
     """Those that begin within them or soon after, where that is known."""
+    progress: Progress | None = None
+    """Where the utterance stands after them, before its end."""
 
 
 @dataclass(frozen=True, slots=True)

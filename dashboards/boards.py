@@ -150,4 +150,4 @@ def _places(stage: str) -> Panel:
 
 
 def _reopened() -> Panel:
-    return panel("Streams whose replica broke off, and that went on", rate("t3_reopened"))
+    return panel("Streams whose replica broke off, and that went on", rate("t3_reopened"), rate("s3gen_reopened"))

@@ -88,6 +88,12 @@ ALERTS = (
         "error after four.",
     ),
     Alert(
+        "ChatterboxS3GenBroke", f"{_now(rate('s3gen_reopened'))} > 0", "0m", "ticket",
+        "Streams went on after an S3Gen replica broke off.",
+        "Their listeners heard silence where no other replica was there at once: have two (s3gen_replicas). The "
+        "replica's log and `dmesg` say what ended it.",
+    ),
+    Alert(
         "ChatterboxJobsStand",
         f"({_now(total('jobs_queued'))} > 0) and ({_now(rate('job_pieces'))} == 0)", "15m", "ticket",
         "Jobs are queued, and none gets on.",

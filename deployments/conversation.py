@@ -27,9 +27,9 @@ from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest
 from deployments.admission import Ticket
 from deployments.answers import answer, outcome_of
 from deployments.encoding import Format, Telling
-from deployments.faults import Stream
 from deployments.guard import key_protocol
 from deployments.requests import SpeechBody
+from deployments.speech import Speech
 
 _IDLE_S = 300.0
 """A connection that says nothing for so long is closed."""
@@ -115,7 +115,7 @@ class Conversation:
         socket: WebSocket,
         prepare: Prepare,
         enter: Callable[[], Ticket],
-        speak: Callable[[SpeechRequest], Stream],
+        speak: Callable[[SpeechRequest], Speech],
         max_characters: int,
         about: Callable[[SpeechRequest], dict[str, Any]],
         first_audio: Callable[[float], None],

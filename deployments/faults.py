@@ -8,13 +8,18 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from chatterbox_engine.errors import ChatterboxError
+from chatterbox_engine.errors import ChatterboxError, EngineDead
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+
+
+GONE = (EngineDead, RayActorError, ObjectLostError, DeploymentUnavailableError)
+"""What the end of a replica looks like to whoever reads from it."""
 
 
 class StoreUnavailable(ChatterboxError):

@@ -35,6 +35,7 @@ from deployments.metrics import IngressMetrics
 from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings, Stage
+from deployments.speech import Speech
 from deployments.tracing import Tracer
 from deployments.watchdog import watch
 
@@ -117,7 +118,7 @@ class Ingress:
         ticket = self._gate.enter(caller, request.headers.get("traceparent"))
         ticket.about = self._about(asked)
         asked = replace(asked, traceparent=ticket.traceparent)
-        chunks = Stream(self._s3gen, "speak", asked)
+        chunks = self._speak(asked)
         try:
             first = await anext(chunks)  # errors come up here, while there is still a status to give
         except BaseException as error:
@@ -139,12 +140,14 @@ class Ingress:
     @api.websocket("/v1/audio/speech/ws")
     async def converse(self, socket: WebSocket) -> None:
         """Text in as it is written, audio out as soon as a clause can be spoken; see deployments/conversation.py."""
-        speak = partial(Stream, self._s3gen, "speak")
         limit = self._settings.max_characters
         caller: Caller = socket.state.caller
         prepare = partial(self._prepare, caller)
         enter = partial(self._gate.enter, caller, socket.headers.get("traceparent"))
-        await Conversation(socket, prepare, enter, speak, limit, self._about, self._metrics.first_audio).run()
+        await Conversation(socket, prepare, enter, self._speak, limit, self._about, self._metrics.first_audio).run()
+
+    def _speak(self, asked: SpeechRequest) -> Speech:
+        return Speech(self._s3gen, asked, self._metrics.reopened)
 
     async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:
         """A request without its text yet, at its own speed, for a model that is awake. Raises InvalidRequest,
@@ -172,7 +175,7 @@ class Ingress:
         return {**told, "text": asked.text} if self._settings.log_texts else told
 
     async def _audio(
-        self, told: Telling, first: AudioChunk, chunks: Stream, ticket: Ticket
+        self, told: Telling, first: AudioChunk, chunks: Speech, ticket: Ticket
     ) -> AsyncGenerator[bytes, None]:
         """The response's bytes. Whatever ends it early cancels back along the chain and frees the places."""
         outcome, broke = "cancelled", None

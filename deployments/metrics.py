@@ -100,6 +100,7 @@ class IngressMetrics:
         """Labels of build_info, once they are known."""
         self._requests = _counter("requests", *OUTCOMES)
         self._errors = _counter("errors")
+        self._reopened = _counter("s3gen_reopened")
         metric = BY_NAME["first_audio_seconds"]
         self._first_audio = serve_metrics.Histogram(
             PREFIX + metric.name, description=metric.help, boundaries=list(FIRST_AUDIO_BUCKETS)
@@ -116,6 +117,10 @@ class IngressMetrics:
             if self.build:
                 self._build.set(1, tags=self.build)
             await asyncio.sleep(PERIOD_S)
+
+    def reopened(self) -> None:
+        """A stream goes on with another S3Gen replica."""
+        self._reopened.inc()
 
     def first_audio(self, seconds: float) -> None:
         self._first_audio.observe(seconds)

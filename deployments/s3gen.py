@@ -11,19 +11,17 @@ from typing import Any
 
 import numpy as np
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from chatterbox_engine.errors import EngineDead, Overloaded
+from chatterbox_engine.errors import EngineDead, Overloaded, SpeechFailed
 from chatterbox_engine.metrics import Readings
 from chatterbox_engine.readings import device_readings, s3gen_readings
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.text import split
-from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, SpeechRequest, TokenChunk
-from deployments.faults import Stream, streams
+from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, Interrupted, Progress, SpeechRequest, TokenChunk
+from deployments.faults import GONE, Stream, streams
 from deployments.identity import Identity
 from deployments.load import Load
 from deployments.metrics import Reopenings, StageMetrics
@@ -71,20 +69,27 @@ class S3Gen:
         watch(self.check_health)
 
     @streams
-    async def speak(self, request: SpeechRequest) -> AsyncIterator[AudioChunk]:
-        """Speak a text of any length; the last chunk is marked final.
+    async def speak(self, request: SpeechRequest, interrupted: Interrupted | None = None) -> AsyncIterator[AudioChunk]:
+        """Speak a text of any length; the last chunk is marked final. `interrupted`: what another replica began, whose
+        listener hears the rest.
 
-        Raises InvalidRequest, UnknownVoice, Overloaded, EngineDead, or what ended T3's stream.
+        Raises InvalidRequest, UnknownVoice, Overloaded, SpeechFailed, EngineDead, or what ended T3's stream.
         """
         voice = await self._voices.get(request.voice)
-        stream = self._stage.open(voice, paced=request.paced, speed=request.speed, goes_on=request.goes_on)
+        stream = self._stage.open(
+            voice, paced=request.paced, speed=request.speed, goes_on=request.goes_on, interrupted=interrupted
+        )
         span = self._tracer.begin("s3gen.speak", request.traceparent)
-        feeding = asyncio.create_task(self._feed(stream, replace(request, traceparent=span.traceparent)))
+        begun = interrupted.progress if interrupted else None
+        feeding = asyncio.create_task(self._feed(stream, replace(request, traceparent=span.traceparent), begun))
         try:
-            final = False
+            final, heard = False, interrupted.samples if interrupted else 0
             while not final:
                 chunks, final = await stream.audio.aread()
-                yield AudioChunk(np.concatenate(chunks) if chunks else np.zeros(0, np.float32), final, stream.words())
+                samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+                heard += len(samples)
+                words = stream.words()
+                yield AudioChunk(samples, final, words, None if final else stream.progress(heard))
         finally:
             stream.audio.close()
             feeding.cancel()
@@ -94,29 +99,42 @@ class S3Gen:
                 audio_s=stream.samples / SAMPLE_RATE, first_tokens_s=stream.fed - stream.opened, stalls=stream.stalls
             )
 
-    async def _feed(self, stream: SpeechStream, request: SpeechRequest) -> None:
-        """Have T3 speak the pieces of the text, one after the other, and hand their tokens to S3Gen."""
+    async def _feed(self, stream: SpeechStream, request: SpeechRequest, begun: Progress | None) -> None:
+        """Have T3 speak the pieces of the text, one after the other, and hand their tokens to S3Gen. `begun`: from
+        that piece on."""
         try:
-            for index, piece in enumerate(split(request.text, self._piece_characters, request.language)):
+            first = begun.piece if begun else 0
+            pieces = split(request.text, self._piece_characters, request.language)
+            for index, piece in enumerate(pieces[first:], first):
                 seed = derive_seed(request.sampling.seed, index)
                 sizes = stream.begin_piece(seed, piece.pause_s)
                 sampling = request.sampling.model_copy(update={"seed": seed})
-                await self._speak_piece(stream, replace(request, text=piece.text, sampling=sampling), sizes)
+                asked = replace(request, text=piece.text, sampling=sampling)
+                await self._speak_piece(stream, asked, sizes, begun if index == first else None)
             stream.finish()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             stream.audio.fail(error)
 
-    async def _speak_piece(self, stream: SpeechStream, request: SpeechRequest, sizes: tuple[int, ...]) -> None:
-        """Have T3 speak a piece. Where its replica dies another one goes on, or the same when it is back, after the
-        tokens that have come; so also where it has no room in the middle of what is being heard.
+    async def _speak_piece(
+        self, stream: SpeechStream, request: SpeechRequest, sizes: tuple[int, ...], begun: Progress | None = None
+    ) -> None:
+        """Have T3 speak a piece, or what is missing of one that was `begun`.
 
-        Raises EngineDead where that does not help, or what ended T3's stream.
+        Where its replica dies another one goes on, or the same when it is back, after the tokens that have come; so
+        also where it has no room in the middle of what is being heard.
+
+        Raises SpeechFailed where that does not help, or what ended T3's stream.
         """
         spoken: list[int] = []
         known = 0  # words that have begun; a T3 that goes on for another names those again
         lives = _LIVES
+        if begun is not None and (begun.tokens or begun.complete):
+            stream.feed(begun.tokens, final=begun.complete, words=begun.words)
+            if begun.complete:
+                return
+            spoken, known = list(begun.tokens), len(begun.words)
         while True:
             named = 0
             tokens = self._tokens(request, sizes, tuple(spoken), stream.slack_s)
@@ -130,12 +148,12 @@ class S3Gen:
                     if chunk.final:
                         return
                 raise EngineDead("T3's stream broke off.")
-            except (EngineDead, Overloaded, RayActorError, DeploymentUnavailableError) as error:
+            except (*GONE, Overloaded) as error:
                 lives -= 1
                 if isinstance(error, Overloaded) and not (lives and stream.playing):
                     raise
                 if not lives:
-                    raise EngineDead(f"T3 broke off {_LIVES} times in one piece of text.") from error
+                    raise SpeechFailed(f"T3 broke off {_LIVES} times in one piece of text") from error
                 logger.warning("T3 broke off after %d tokens; another replica goes on.", len(spoken))
                 self._reopenings.count()
                 await asyncio.sleep(_AGAIN_S)

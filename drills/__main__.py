@@ -25,7 +25,7 @@ from loadtest.local_service import LocalService
 
 HARMS = {
     "t3": Harm("kill -9 of a T3 replica", killed("T3")),
-    "s3gen": Harm("kill -9 of an S3Gen replica", killed("S3Gen"), may_cut=True),
+    "s3gen": Harm("kill -9 of an S3Gen replica", killed("S3Gen")),
     "voices": Harm("kill -9 of the replica of voices", killed("Voices")),
     "jobs": Harm("kill -9 of the replica of jobs", killed("Jobs")),
     "ingress": Harm("kill -9 of the ingress", killed("Ingress"), may_cut=True),
@@ -33,7 +33,7 @@ HARMS = {
     "controller": Harm("kill -9 of Ray Serve's controller", signalled("ray::ServeController")),
     "head": Harm("kill -9 of Ray's head, and a new start", harms.headless, may_cut=True),
     "t3-hangs": Harm("a T3 replica hangs (SIGSTOP)", killed("T3", signal.SIGSTOP)),
-    "s3gen-hangs": Harm("an S3Gen replica hangs (SIGSTOP)", killed("S3Gen", signal.SIGSTOP), may_cut=True),
+    "s3gen-hangs": Harm("an S3Gen replica hangs (SIGSTOP)", killed("S3Gen", signal.SIGSTOP)),
     "memory": Harm("T3's device is out of memory", harms.out_of_memory),
     "disk": Harm(
         "the disk under the voices is full",

@@ -1,7 +1,7 @@
 """python -m drills.soak: thousands of short streams, some left, some read slowly, while replicas are killed.
 
-Every stream must be whole or visibly broken; those whose T3 replica died must be whole; memory and places must stay as
-they were. A request that is refused or cut is asked again until it is whole, so that so many streams are. Exits with 1
+Every stream must be whole or visibly broken; those whose T3 or S3Gen replica died must be whole; memory and places must
+stay as they were. A request that is refused or cut is asked again until it is whole, so that so many streams are. Exits with 1
 where something is not as it should be; the last line is JSON.
 """
 
@@ -102,8 +102,9 @@ class Seen:
 
     def _wrong(self, kills: dict[str, dict[str, int]]) -> list[str]:
         wrong = [f"{count} streams are wrong"] if (count := sum(one.outcome == "wrong" for one in self.heard)) else []
-        if cut := kills.get("T3", {}).get("cut", 0):
-            wrong.append(f"{cut} streams were cut when T3 died")
+        for stage in ("T3", "S3Gen"):
+            if cut := kills.get(stage, {}).get("cut", 0):
+                wrong.append(f"{cut} streams were cut when {stage} died")
         for kind, grown in self.growth().items():
             if grown > _GROWS_BYTES + _GROWS_SHARE * self.memory[0].get(kind, 0):
                 wrong.append(f"{kind} grew by {grown / 2**20:.0f} MB")
@@ -171,8 +172,8 @@ class Soak:
             time.sleep(_AGAIN_S)
 
     def _drawn_anew(self, heard: Heard, wanted: int) -> bool:
-        """Another T3 went on with it."""
-        died = any(name == "T3" and heard.begin <= at <= heard.end for at, name in self.seen.killed)
+        """Another T3 went on with it, or another S3Gen asked T3 to."""
+        died = any(name in ("T3", "S3Gen") and heard.begin <= at <= heard.end for at, name in self.seen.killed)
         return died and abs(heard.samples - wanted) <= _DIFFERS * wanted
 
     def _kill(self, turn: int) -> None:

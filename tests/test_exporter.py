@@ -15,8 +15,8 @@ from chatterbox_engine.metrics import BY_NAME, PREFIX, SPECIFICATION
 from chatterbox_engine.types import SAMPLE_RATE
 
 _OF_THE_SERVICE = {
-    "t3_reopened", "voices_cached", "cold_starts", "cold_start_seconds", "streams_live", "errors", "jobs_queued",
-    "job_pieces", "build_info",
+    "t3_reopened", "s3gen_reopened", "voices_cached", "cold_starts", "cold_start_seconds", "streams_live", "errors",
+    "jobs_queued", "job_pieces", "build_info",
 }  # fmt: skip
 _OF_A_GPU = {metric.name for metric in SPECIFICATION if metric.name.startswith(("vram_", "gpu_"))}
 

@@ -16,7 +16,7 @@ from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.scheduler import Work, batch, ready
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.trend import Trend
-from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, S3GenVoice
+from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, Interrupted, S3GenVoice
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.worker import Worker
 
@@ -109,10 +109,12 @@ class S3GenEngine(Worker):
         paced: bool = True,
         speed: float = 1.0,
         goes_on: bool = False,
+        interrupted: Interrupted | None = None,
     ) -> SpeechStream:
         """Begin an utterance. `schedule` and `context_window` None: the configuration's; `paced` False: no listener
         plays it in real time, so it is made as fast as it can be; `speed`: of one who does; `goes_on`: for a listener
-        who has been let in before, and finds a place beyond all.
+        who has been let in before, and finds a place beyond all; so does one whose utterance was `interrupted`: the
+        stream has what is missing, once it is fed with the pieces from the one on that was being heard.
 
         Raises InvalidRequest where the voice is another model's, Overloaded where all places are taken, EngineDead if
         the loop has ended.
@@ -124,7 +126,7 @@ class S3GenEngine(Worker):
             voice = voice.of(round(switches.prompt_seconds * TOKEN_RATE))
         with self._lock:
             self.check_alive()
-            if not goes_on and ((paced and self._dry()) or self._crowded(voice)):
+            if not (goes_on or interrupted) and ((paced and self._dry()) or self._crowded(voice)):
                 self.refused += paced
                 raise Overloaded
             self.admitted += 1
@@ -140,6 +142,7 @@ class S3GenEngine(Worker):
                 spec.closing_tokens,
                 speed,
                 switches.hurry_s if paced else None,
+                interrupted,
             )
             self._streams.append(stream)
         return stream

@@ -11,7 +11,16 @@ import numpy as np
 
 from chatterbox_engine.mailbox import Mailbox
 from chatterbox_engine.s3gen.flow import FlowPast
-from chatterbox_engine.types import SAMPLE_RATE, SAMPLES_PER_TOKEN, TOKEN_RATE, Begun, S3GenVoice, SpokenWord
+from chatterbox_engine.types import (
+    SAMPLE_RATE,
+    SAMPLES_PER_TOKEN,
+    TOKEN_RATE,
+    Begun,
+    Interrupted,
+    Progress,
+    S3GenVoice,
+    SpokenWord,
+)
 from chatterbox_engine.watermark import WatermarkStream
 
 _DAY_S = 86_400.0
@@ -21,18 +30,30 @@ _DAY_S = 86_400.0
 class Piece:
     """A part of the utterance that T3 speaks in one go."""
 
+    number: int
+    """Of the utterance's pieces."""
     seed: int
     pause_s: float
     """Silence after it."""
     tokens: list[int] = field(default_factory=list)
     words: list[Begun] = field(default_factory=list)
-    """Those that T3 says begin in it, and whose place in the utterance is not told yet."""
+    """Those that T3 says begin in it."""
+    placed: int = 0
+    """Of them, those whose place in the utterance is known."""
+    told: int = 0
+    """And those that the listener was told of."""
     complete: bool = False
     """T3 has ended: no more tokens come."""
     done: int = 0
     """Tokens whose mel frames are committed."""
-    begin: int = 0
-    """Sample of the utterance at which it begins."""
+    begin: int | None = None
+    """Sample of the utterance at which it begins; None before its first chunk."""
+    end: int | None = None
+    """And the one after its pause, once it is made."""
+    before: int = 0
+    """Chunks before it."""
+    ends: list[int] = field(default_factory=list)
+    """Of its chunks but the last one."""
     samples: int = 0
     """Samples made of it, without the pause."""
     flow: FlowPast | None = None
@@ -71,6 +92,7 @@ class SpeechStream:
         closing_tokens: tuple[int, ...] = (),
         speed: float = 1.0,
         hurry_s: float | None = None,
+        interrupted: Interrupted | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.voice = voice
@@ -100,7 +122,25 @@ class SpeechStream:
         self._handed = 0
         self._playing_since: float | None = None
         self._made = 0
-        self._words: list[SpokenWord] = []
+        self._words: list[tuple[Piece, SpokenWord]] = []
+        self._begun = 0
+        """Pieces."""
+        self._heard: deque[Piece] = deque()
+        """The piece that is being heard, and those after it."""
+        self._skip = 0
+        """Samples, words and ends of chunks that are made once more, of an utterance that was interrupted."""
+        self._unsaid = 0
+        self._planned: deque[int] = deque()
+        if interrupted is not None:
+            self._go_on(interrupted)
+
+    def _go_on(self, interrupted: Interrupted) -> None:
+        """From the begin of the piece that was being heard, with the same chunks; what was heard is skipped."""
+        progress, self.samples = interrupted.progress, interrupted.samples
+        self._skip = self.samples - progress.begin
+        self._unsaid, self._planned = progress.told, deque(progress.ends)
+        self._begun, self._made, self._chunks = progress.piece, progress.begin, progress.chunks
+        self._playing_since = self._clock() + interrupted.slack_s - self.samples / SAMPLE_RATE / self._speed
 
     def begin_piece(self, seed: int, pause_s: float) -> tuple[int, ...]:
         """The tokens fed from now on belong to a new piece.
@@ -108,7 +148,10 @@ class SpeechStream:
         Returns the sizes in which its tokens are best handed over, the last one repeating.
         """
         with self._lock:
-            self._pieces.append(Piece(seed, pause_s))
+            piece = Piece(self._begun, seed, pause_s)
+            self._begun += 1
+            self._pieces.append(piece)
+            self._heard.append(piece)
             if self._hurry_s is None:
                 sizes = self._schedule[min(self._handed, len(self._schedule) - 1) :]
             else:  # any of them may be wanted early
@@ -185,7 +228,10 @@ class SpeechStream:
                 return None
             piece = self._pieces[0]
             available, complete = len(piece.tokens), piece.complete
-        size = self._size(self._chunks, available - piece.done - self._lookahead)
+        if self._planned:
+            size = self._planned[0] - piece.done
+        else:
+            size = self._size(self._chunks, available - piece.done - self._lookahead)
         start = 0 if self.context_window is None else max(0, piece.done - self.context_window)
         if available - piece.done >= size + self._lookahead:
             return Chunk(piece, start, piece.done + size, final=False)
@@ -198,28 +244,65 @@ class SpeechStream:
 
     def commit(self, chunk: Chunk, samples: int) -> None:
         """The chunk's mel is made, and so many samples with it, the pause after its piece among them."""
-        self._chunks += 1
         piece = chunk.piece
-        if not piece.done:
-            piece.begin = self._made
-        piece.done = chunk.end
-        self._made += samples
         with self._lock:
-            at = [(word, len(self._opening_tokens) + word.token) for word in piece.words]
-            told = [(word, token) for word, token in at if token < chunk.end]
-            piece.words = [word for word, token in at if token >= chunk.end]
-            self._words += [SpokenWord(word.text, piece.begin + SAMPLES_PER_TOKEN * token) for word, token in told]
+            if piece.begin is None:
+                piece.begin, piece.before = self._made, self._chunks
+            piece.done = chunk.end
+            self._chunks += 1
+            self._made += samples
+            self._place(piece, piece.begin)
+            if self._planned:
+                self._planned.popleft()
             if chunk.final:
+                piece.end, piece.flow, piece.vocoder = self._made, None, None
                 self._pieces.popleft()
+            else:
+                piece.ends.append(chunk.end)
+
+    def _place(self, piece: Piece, begin: int) -> None:
+        """Words of its tokens that are done begin at samples that are known."""
+        for word in piece.words[piece.placed :]:
+            token = len(self._opening_tokens) + word.token
+            if token >= piece.done:
+                return
+            piece.placed += 1
+            if self._unsaid:
+                self._unsaid -= 1
+                piece.told += 1
+            else:
+                self._words.append((piece, SpokenWord(word.text, begin + SAMPLES_PER_TOKEN * token)))
 
     def words(self) -> tuple[SpokenWord, ...]:
         """Those whose place has become known since the last time, in order."""
         with self._lock:
             words, self._words = self._words, []
-        return tuple(words)
+            for piece, _ in words:
+                piece.told += 1
+        return tuple(word for _, word in words)
+
+    def progress(self, samples: int) -> Progress:
+        """Where it stands once its listener has so many samples, and the words that `words` has returned."""
+        with self._lock:
+            while self._heard and self._heard[0].end is not None and samples >= self._heard[0].end:
+                self._heard.popleft()
+            if not self._heard:
+                return Progress(self._begun, self._made, self._chunks)
+            piece = self._heard[0]
+            if piece.begin is None:
+                return Progress(piece.number, self._made, self._chunks)
+            closing = len(self._closing_tokens) if piece.complete else 0
+            tokens = piece.tokens[len(self._opening_tokens) : len(piece.tokens) - closing]
+            return Progress(
+                piece.number, piece.begin, piece.before, tuple(piece.ends), tuple(tokens), piece.complete,
+                tuple(piece.words), sum(heard.told for heard in self._heard),
+            )  # fmt: skip
 
     def emit(self, samples: np.ndarray, *, final: bool) -> None:
         """Hand audio (n,) to the listener."""
+        again = min(self._skip, len(samples))
+        self._skip -= again
+        samples = samples[again:]
         if len(samples):
             self._play(self._clock())
         self.samples += len(samples)

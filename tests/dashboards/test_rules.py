@@ -25,6 +25,7 @@ _WELL = {
     _BUSY.format("t3"): "0+20x60",
     _BUSY.format("s3gen"): "0+40x60",
     "ray_chatterbox_t3_reopened_total": "0+0x60",
+    "ray_chatterbox_s3gen_reopened_total": "0+0x60",
     "ray_chatterbox_jobs_queued": "2x60",
     "ray_chatterbox_job_pieces_total": "0+1x60",
     'ray_chatterbox_first_audio_seconds_bucket{le="0.5"}': "0+60x60",
@@ -40,6 +41,7 @@ _ILL = {
     "ChatterboxT3Busy": {_BUSY.format("t3"): "0+57x60"},
     "ChatterboxS3GenBusy": {_BUSY.format("s3gen"): "0+57x60"},
     "ChatterboxT3Broke": {"ray_chatterbox_t3_reopened_total": "0+1x60"},
+    "ChatterboxS3GenBroke": {"ray_chatterbox_s3gen_reopened_total": "0+1x60"},
     "ChatterboxJobsStand": {"ray_chatterbox_job_pieces_total": "7+0x60"},
 }
 """What is other then."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatterbox_engine.errors import EngineDead, Overloaded, SpeechFailed
-from chatterbox_engine.types import Begun, SamplingParams, SpeechRequest, TokenChunk
+from chatterbox_engine.types import Begun, Progress, SamplingParams, SpeechRequest, TokenChunk
 from deployments import s3gen
 from deployments.s3gen import S3Gen
 
@@ -33,7 +33,10 @@ class Stream:
         self.complete = final
 
 
-def fed(monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...], error: Exception, playing: bool = True) -> Stream:
+def fed(
+    monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...], error: Exception, playing: bool = True,
+    begun: Progress | None = None,
+) -> Stream:  # fmt: skip
     """By a T3 that says the tokens 0..6, one a chunk, and breaks off with `error` before some of them."""
     monkeypatch.setattr(s3gen, "_AGAIN_S", 0.0)
     left = list(breaks)
@@ -52,7 +55,7 @@ def fed(monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...], error: Excepti
     replica._tokens = speak
     replica._reopenings = SimpleNamespace(count=lambda: None)
     stream: Any = Stream(playing)
-    asyncio.run(replica._speak_piece(stream, REQUEST, (1,)))
+    asyncio.run(replica._speak_piece(stream, REQUEST, (1,), begun))
     return stream
 
 
@@ -67,8 +70,21 @@ def test_it_goes_on_where_t3_broke_off(
     assert [word.text for word in stream.words] == ["One", "two", "three."]
 
 
+@pytest.mark.parametrize("said", range(8))
+@pytest.mark.parametrize("breaks", [(), (5,)])
+def test_it_goes_on_with_what_another_s3gen_was_told(
+    monkeypatch: pytest.MonkeyPatch, breaks: tuple[int, ...], said: int
+) -> None:
+    known = tuple(word for word in WORDS if word.token < said)
+    begun = Progress(0, 0, 0, (), tuple(range(said)), said == 7, known)
+    stream = fed(monkeypatch, breaks if said < 5 else (), EngineDead("gone"), begun=begun)
+    assert stream.complete
+    assert stream.tokens == list(range(7))
+    assert stream.words == WORDS
+
+
 @pytest.mark.parametrize(("breaks", "error", "playing", "told"), [
-    ((1, 1, 1, 1), EngineDead("gone"), True, EngineDead),
+    ((1, 1, 1, 1), EngineDead("gone"), True, SpeechFailed),
     ((1, 1, 1, 1), Overloaded(), True, Overloaded),
     ((0,), Overloaded(), False, Overloaded),  # nobody hears it yet, and may be told so
     ((4,), SpeechFailed("a poisoned text"), True, SpeechFailed),  # it would fail anywhere

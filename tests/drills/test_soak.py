@@ -20,7 +20,10 @@ def test_what_is_wrong_is_told() -> None:
     )
     seen.heard = [heard("whole"), heard("cut"), heard("cut", 4.0, 6.0), heard("wrong")]
     told = seen.told()
-    assert told["wrong"] == ["1 streams are wrong", "1 streams were cut when T3 died", "T3 grew by 100 MB"]
+    assert told["wrong"] == [
+        "1 streams are wrong", "1 streams were cut when T3 died", "1 streams were cut when S3Gen died",
+        "T3 grew by 100 MB",
+    ]  # fmt: skip
     assert told["under_way_at_kills"] == {"T3": {"whole": 1, "cut": 1, "wrong": 1}, "S3Gen": {"cut": 1}}
     seen.heard, seen.memory, seen.idle = [heard("whole")], [{"T3": 1}], False
     assert seen.told()["wrong"] == ["places are still taken"]

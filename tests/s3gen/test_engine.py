@@ -18,7 +18,7 @@ from chatterbox_engine.s3gen.model import S3GenModel
 from chatterbox_engine.s3gen.scheduler import Work
 from chatterbox_engine.s3gen.stream import SpeechStream
 from chatterbox_engine.spec import SPECS, ModelSpec
-from chatterbox_engine.types import S3GenVoice
+from chatterbox_engine.types import Begun, Interrupted, Progress, S3GenVoice, SpokenWord
 from chatterbox_engine.watermark import Watermarker
 from chatterbox_engine.weights import RandomWeights
 
@@ -461,6 +461,83 @@ def test_an_engine_that_can_compute_nothing_ends(
                 say(engine, 10, WHOLE)
         with pytest.raises(EngineDead, match=str(error)):
             say(engine, 10, WHOLE)
+    finally:
+        engine.stop()
+
+
+PIECES = (([*range(100, 137)], 0.1), ([], 0.05), ([*range(500, 540)], 0.0))
+"""Tokens of each piece of an utterance, and the pause after it."""
+
+
+def begun(engine: S3GenEngine, cut: int) -> tuple[np.ndarray, Progress]:
+    """The audio that a listener has of an utterance once `cut` chunks have come, and where it stands then, when T3 is
+    in its last piece."""
+    stream = engine.open(voice(), schedule=(5, 9))
+    for number, (said, pause) in enumerate(PIECES):
+        stream.begin_piece(number, pause)
+        stream.feed(said[:30], final=False, words=words(said)[:4])
+        if number < 2:
+            stream.feed(said[30:], final=True, words=words(said)[4:])
+    parts: list[np.ndarray] = []
+    while len(parts) < cut:
+        parts += stream.audio.read(timeout=20)[0]
+        stream.words()
+    audio = np.concatenate(parts)
+    progress = stream.progress(len(audio))
+    stream.audio.close()
+    return audio, progress
+
+
+def words(said: list[int]) -> list[Begun]:
+    return [Begun(f"{said[token]}", token) for token in range(0, len(said), 6)]
+
+
+def gone_on(engine: S3GenEngine, heard: int, progress: Progress | None) -> tuple[np.ndarray, list[SpokenWord]]:
+    """The rest, or all of it, and its words."""
+    interrupted = None if progress is None else Interrupted(progress, heard, -0.5)
+    stream = engine.open(voice(), schedule=(5, 9), interrupted=interrupted)
+    first = progress.piece if progress else 0
+    for number, (said, pause) in list(enumerate(PIECES))[first:]:
+        known = progress if progress and number == first else Progress(0, 0, 0)
+        assert list(known.tokens) == said[: len(known.tokens)]
+        stream.begin_piece(number, pause)
+        stream.feed(known.tokens, final=known.complete, words=known.words)
+        if not known.complete:
+            stream.feed(said[len(known.tokens) :], final=True, words=words(said)[len(known.words) :])
+    stream.finish()
+    return spoken(stream), list(stream.words())
+
+
+@pytest.mark.parametrize("kind", ["engine", "chunked", "turbo", "cropping"])
+def test_another_engine_goes_on_where_one_broke_off(request: pytest.FixtureRequest, kind: str) -> None:
+    """Wherever that was: with the same samples, the words that were not told yet, and the silence counted."""
+    like: S3GenEngine = request.getfixturevalue(kind)
+    engine = S3GenEngine(like._model, like._switches.model_copy(update={"hurry_s": None}), None)
+    engine.start()
+    whole, all_words = gone_on(engine, 0, None)
+    cuts = set()
+    for cut in range(1, 8):
+        heard, progress = begun(engine, cut)
+        cuts.add((progress.piece, len(progress.ends)))
+        stalls = engine.stalls
+        rest, rest_words = gone_on(engine, len(heard), progress)
+        np.testing.assert_allclose(np.concatenate((heard, rest)), whole, rtol=0, atol=1e-4)
+        assert engine.stalls > stalls
+        told = len(all_words) - len(rest_words)
+        assert rest_words == all_words[told:]
+        assert all(word.sample >= len(heard) - 9 * 960 for word in rest_words)
+    engine.stop()
+    assert len(cuts) > 3
+
+
+def test_one_who_was_interrupted_finds_a_place(model: S3GenModel) -> None:
+    engine = S3GenEngine(model, S3GenSwitches(max_streams=1), None)
+    engine.start()
+    try:
+        engine.open(voice())
+        with pytest.raises(Overloaded):
+            engine.open(voice())
+        engine.open(voice(), interrupted=Interrupted(Progress(1, 4800, 1), 4800, 1.0))
     finally:
         engine.stop()
 
