@@ -3,7 +3,9 @@
 import os
 import platform
 import re
+import resource
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,15 @@ def machine(device: torch.device) -> dict[str, Any]:
 def peak_bytes(device: torch.device) -> int:
     """The most memory so far: of the GPU as torch counts it, or else of this process (VmHWM).
 
-    ru_maxrss would also remember the process that started this one.
+    ru_maxrss, which there is where no /proc is, remembers also the process that started this one.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status").read_text()
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
     return 1024 * int(found[1])

@@ -7,8 +7,8 @@ PREFIX = "chatterbox_"
 FIRST_AUDIO_BUCKETS = (
     0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
-OUTCOMES = ("ok", "refused", "overloaded", "failed", "cancelled")
-"""How requests end."""
+OUTCOMES = ("ok", "refused", "overloaded", "failed", "cancelled", "unheard")
+"""How requests end; unheard: their client left before there was any sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ SPECIFICATION = (
     Metric("t3_reopened", "counter", "short", "Streams that went on after their T3 replica broke off."),
     Metric("s3gen_reopened", "counter", "short", "Streams that went on after their S3Gen replica broke off."),
     *_stage("s3gen", "S3Gen"),
-    Metric("s3gen_begun", "counter", "short", "Streams whose first sound S3Gen made."),
+    Metric("s3gen_heard_seconds", "counter", "s", "Seconds of audio S3Gen made for those who play it as it comes."),
+    Metric("s3gen_begun", "counter", "short", "Streams whose first sound S3Gen made, jobs' pieces among them."),
     Metric("s3gen_first_tokens_seconds", "counter", "s", "Seconds that those waited in S3Gen for T3's first tokens."),
     Metric("s3gen_first_sound_seconds", "counter", "s", "Seconds from then to their first sound."),
     Metric("s3gen_watermark_seconds", "counter", "s", "Seconds of S3Gen's busy time that the watermark took."),

@@ -26,6 +26,7 @@ def s3gen_readings(engine: S3GenEngine) -> Readings:
     return {
         **_engine_readings("s3gen", engine),
         "s3gen_audio_seconds": engine.samples / SAMPLE_RATE,
+        "s3gen_heard_seconds": engine.heard / SAMPLE_RATE,
         "s3gen_begun": engine.begun,
         "s3gen_first_tokens_seconds": engine.first_tokens_seconds,
         "s3gen_first_sound_seconds": engine.first_sound_seconds,

@@ -20,6 +20,7 @@ from chatterbox_engine.checkpoint import find
 from chatterbox_engine.config import PROFILES, EngineConfig
 from chatterbox_engine.errors import ChatterboxError, InvalidRequest, reason
 from chatterbox_engine.s3gen.native_solver import NativeSolver
+from deployments import keys
 from deployments.settings import ServiceSettings
 
 Finding = tuple[str, str]
@@ -43,7 +44,7 @@ def run(given: argparse.Namespace) -> None:
     named = {name: getattr(given, name) for name in ("model", "device", "profile") if getattr(given, name) is not None}
     settings = settings.model_copy(update=named)
     config = settings.engine_config()
-    for about, told in chain(machine(settings.voices_folder), choices(settings.model, settings.device, config)):
+    for about, told in chain(machine(settings), choices(settings.model, settings.device, config)):
         print(f"{about:<20} {told}")
 
 
@@ -64,7 +65,7 @@ def settings_of(path: Path) -> ServiceSettings:
         raise InvalidRequest.of(error) from error
 
 
-def machine(voices_folder: str) -> Iterator[Finding]:
+def machine(settings: ServiceSettings) -> Iterator[Finding]:
     """What is here."""
     yield "Python, torch", f"{platform.python_version()}, {torch.__version__}"
     here = conditions.machine(torch.device("cpu"))
@@ -72,22 +73,35 @@ def machine(voices_folder: str) -> Iterator[Finding]:
     yield "processor", f"{here['processor']}, {here['cores']} cores; {features}"
     if native.kernels() is not None:
         yield "own CPU kernels", f"run, and multiply by {native.instructions()}"
+    elif not torch.cpu._is_avx2_supported():
+        yield "own CPU kernels", "do not run: they need AVX2, which is x86's; PyTorch's run instead"
     elif shutil.which(os.environ.get("CC", "gcc")) is None and shutil.which("cc") is None:
         yield "own CPU kernels", "do not run: there is no C compiler (install gcc)"
     else:
-        yield "own CPU kernels", "do not run: this processor lacks AVX2; PyTorch's run instead"
+        yield "own CPU kernels", "do not run: they could not be compiled, see above; PyTorch's run instead"
     if not torch.cuda.is_available():
         yield "GPU", "none that torch sees"
     for index in range(torch.cuda.device_count()):
         free, there = torch.cuda.mem_get_info(index)
         yield f"GPU {index}", f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {there / 2**30:.1f} GiB free"
-    yield "voices", voices_folder if "://" in voices_folder else _writable(Path(voices_folder))
+    voices = settings.voices_folder
+    yield "voices", voices if "://" in voices else _writable(Path(voices), "voices_folder")
+    yield "jobs", _writable(settings.jobs_folder, "jobs_folder")
+    if settings.keys_file is not None:
+        yield "keys", _keys(settings.keys_file)
 
 
-def _writable(folder: Path) -> str:
-    above = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    can = "can be written" if os.access(above, os.W_OK) else "CANNOT be written: set voices_folder"
-    return f"{folder}, {can}"
+def _writable(folder: Path, name: str) -> str:
+    above = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    able = above.is_dir() and os.access(above, os.W_OK)
+    return f"{folder}, {'can be written' if able else f'CANNOT be written: set {name}'}"
+
+
+def _keys(path: Path) -> str:
+    try:
+        return f"{len(keys.read(path))} in {path}"
+    except (OSError, InvalidRequest) as error:
+        return f"CANNOT be read: {reason(error)}"
 
 
 def choices(model: str, device: str, config: EngineConfig) -> Iterator[Finding]:

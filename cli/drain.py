@@ -19,13 +19,17 @@ def run(given: argparse.Namespace) -> None:
     """Returns when it has none left. New requests get 503 meanwhile, and 404 afterwards. Raises Unanswered."""
     import ray
     from ray import serve
+    from ray.exceptions import AuthenticationError
 
     from deployments.ending import drain
 
     try:
         ray.init(address=given.address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError) as error:
-        raise Unanswered(f"There is no Ray at {given.address}: {error}") from error
+    except (ConnectionError, RuntimeError, AuthenticationError) as error:
+        raise Unanswered(
+            f"There is no Ray at {given.address} that lets us in: {error} Where it asks for its token, as that of "
+            "`serve run` does, have it (RAY_AUTH_TOKEN, or ~/.ray/auth_token) and RAY_AUTH_MODE=token."
+        ) from error
     if given.application not in serve.status().applications:
         raise Unanswered(f"No application is called {given.application!r}.")
     if left := drain(given.application, given.seconds):

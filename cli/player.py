@@ -27,7 +27,9 @@ class Player:
         command = next((player for player in PLAYERS if shutil.which(player[0])), None)
         if command is None:
             names = ", ".join(player[0] for player in PLAYERS)
-            raise InvalidRequest(f"No player is here (one of {names}): name a file with -o.", "output")
+            raise InvalidRequest(
+                f"No player is here (one of {names}; on macOS `brew install sox`): name a file with -o.", "output"
+            )
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
 
     def write(self, data: bytes) -> None:

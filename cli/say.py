@@ -60,26 +60,27 @@ def _ask(service: server.Server, text: str, given: argparse.Namespace) -> None:
     asked = {"input": text, "voice": given.voice, "seed": given.seed, "response_format": form}
     asked["stream"] = False if kind in _ENCODED else None
     body = {name: value for name, value in asked.items() if value is not None}
+    begin = time.monotonic()
     parts = service.parts("POST", "/v1/audio/speech", json=body)
     if path is None:
         with Player() as player:
-            for data in _told(parts):
+            for data in _told(parts, begin):
                 player.write(data)
         return
     parts = chain([next(parts, b"")], parts)  # a refusal leaves no file
     with output(path) as part:
         if kind in _OWN_HEADERS:
             with _opened(part) as sound:
-                for data in _told(parts):
+                for data in _told(parts, begin):
                     sound.buffer_write(data, "int16")
         else:
             with part.open("wb") as file:
                 file.writelines(parts)
 
 
-def _told(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """PCM in whole samples, with a line that says how it goes."""
-    begin, first, count, kept = time.monotonic(), None, 0, b""
+def _told(parts: Iterator[bytes], begin: float) -> Iterator[bytes]:
+    """PCM in whole samples, with a line that says how it goes; `begin`: when it was asked for."""
+    first, count, kept = None, 0, b""
     for part in parts:
         whole = (len(kept) + len(part)) // 2 * 2
         data, kept = (kept + part)[:whole], (kept + part)[whole:]

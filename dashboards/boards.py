@@ -62,8 +62,8 @@ def s3gen() -> Dashboard:
         *_stage("s3gen"),
         row(
             "Playback",
-            panel("Stalls for each stream", ratio("s3gen_stalls", "s3gen_begun", "stalls")),
-            panel("Silence within utterances", ratio("s3gen_stalled_seconds", "s3gen_audio_seconds", "silence",
+            panel("Stalls for each second heard", ratio("s3gen_stalls", "s3gen_heard_seconds", "stalls")),
+            panel("Silence within utterances", ratio("s3gen_stalled_seconds", "s3gen_heard_seconds", "silence",
                                                      "percentunit")),
             panel("Watermark's share of busy time", ratio("s3gen_watermark_seconds", "s3gen_busy_seconds", "watermark",
                                                           "percentunit")),

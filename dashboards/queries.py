@@ -61,12 +61,18 @@ def ratio(over: str, under: str, legend: str, unit: str = "short") -> Query:
     return Query(" / ".join(sums), unit, metrics, legend)
 
 
-def share(name: str, value: str) -> Query:
-    """What part of a labelled counter's growth is that of one label's value."""
+def only(name: str, value: str) -> Query:
+    """Events a second of a labelled counter, of one of the label's values."""
     metric = _metric(name, "counter")
     (label,) = metric.labels
-    one = f'sum(rate({metric.exported}{{{label}="{value}"}}[{_WINDOW}]))'
-    return Query(f"{one} / sum({_rate(metric.exported)})", "percentunit", (metric,), value)
+    return Query(f'sum(rate({metric.exported}{{{label}="{value}"}}[{_WINDOW}]))', "ops", (metric,), value)
+
+
+def share(name: str, value: str) -> Query:
+    """What part of a labelled counter's growth is that of one label's value."""
+    one = only(name, value)
+    (metric,) = one.metrics
+    return Query(f"{one.expr} / sum({_rate(metric.exported)})", "percentunit", one.metrics, value)
 
 
 def busiest(name: str) -> Query:

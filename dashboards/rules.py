@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import yaml
 
-from dashboards.queries import Query, busiest, over, quantile, rate, ratio, share, total
+from dashboards.queries import Query, busiest, only, over, quantile, rate, ratio, share, total
 
 _WINDOW = "5m"
 
@@ -31,9 +31,10 @@ def _now(query: Query) -> str:
 
 RECORDED = {
     "chatterbox:first_audio_seconds:p95": quantile(0.95, "first_audio_seconds"),
-    "chatterbox:silence:share": ratio("s3gen_stalled_seconds", "s3gen_audio_seconds", "silence"),
+    "chatterbox:silence:share": ratio("s3gen_stalled_seconds", "s3gen_heard_seconds", "silence"),
     "chatterbox:requests:refused": share("requests", "overloaded"),
     "chatterbox:requests:failed": share("requests", "failed"),
+    "chatterbox:requests:unheard": share("requests", "unheard"),
     "chatterbox:t3:busy": busiest("t3_busy_seconds"),
     "chatterbox:s3gen:busy": busiest("s3gen_busy_seconds"),
     "chatterbox:t3:real_time_factor": ratio("t3_busy_seconds", "t3_audio_seconds", "T3"),
@@ -41,6 +42,15 @@ RECORDED = {
 }
 """Named as Prometheus recommends, level:metric:operation."""
 
+
+
+def _some(query: Query) -> str:
+    """More than two of these events: one alone is a large share of what a quiet hour has."""
+    return f"300 * {over(query, _WINDOW)} > 2"
+
+
+_LISTENED = f"{_now(total('streams_live'))} > 0"
+"""Jobs may take all of a stage's time where nobody listens."""
 _BUSY = "Its stage has no time left for more listeners: add a replica of it before there are stalls or refusals."
 ALERTS = (
     Alert(
@@ -50,13 +60,20 @@ ALERTS = (
         "not start say why in their first log lines.",
     ),
     Alert(
-        "ChatterboxFailing", "chatterbox:requests:failed > 0.01", "2m", "page",
+        "ChatterboxFailing", f"chatterbox:requests:failed > 0.01 and {_some(only('requests', 'failed'))}", "2m", "page",
         "{{ $value | humanizePercentage }} of the requests break off.",
         "The ingress's log has each error under its request's id; `ray list actors` has the replicas that died. One "
         "that is out of memory needs fewer max_streams.",
     ),
     Alert(
-        "ChatterboxSilence", "chatterbox:silence:share > 0.002", "2m", "page",
+        "ChatterboxUnheard", f"chatterbox:requests:unheard > 0.1 and {_some(only('requests', 'unheard'))}", "5m",
+        "page",
+        "{{ $value | humanizePercentage }} of the requests are left before there is any sound.",
+        "Clients give up: is a stage without a replica (`serve status`), or does the first sound take longer than they "
+        "wait? Where they ask and take it back on purpose, as agents do that guess ahead, raise this bound.",
+    ),
+    Alert(
+        "ChatterboxSilence", f"chatterbox:silence:share > 0.002 and {_some(rate('s3gen_stalls'))}", "2m", "page",
         "Listeners hear {{ $value | humanizePercentage }} of silence within utterances.",
         "S3Gen does not keep up with those it let in: look at its busy share and batch size, and at what else runs on "
         "its device. Add S3Gen replicas; until they are there, lower s3gen.max_streams.",
@@ -74,11 +91,11 @@ ALERTS = (
         "lines have its name.",
     ),
     Alert(
-        "ChatterboxT3Busy", "chatterbox:t3:busy > 0.9", "10m", "ticket",
+        "ChatterboxT3Busy", f"chatterbox:t3:busy > 0.9 and {_LISTENED}", "10m", "ticket",
         "A T3 replica works {{ $value | humanizePercentage }} of the time.", _BUSY,
     ),
     Alert(
-        "ChatterboxS3GenBusy", "chatterbox:s3gen:busy > 0.9", "10m", "ticket",
+        "ChatterboxS3GenBusy", f"chatterbox:s3gen:busy > 0.9 and {_LISTENED}", "10m", "ticket",
         "An S3Gen replica works {{ $value | humanizePercentage }} of the time.", _BUSY,
     ),
     Alert(

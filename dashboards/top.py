@@ -2,10 +2,10 @@
 
 import json
 import math
+import os
 import sys
-import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chatterbox_engine.metrics import OUTCOMES, SPECIFICATION
 
-DISCOVERY = Path(tempfile.gettempdir()) / "ray" / "prom_metrics_service_discovery.json"
-"""Where a Ray head node says at which addresses its nodes export metrics."""
+_TEMP = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR") if sys.platform == "linux" else None) or "/tmp"
+DISCOVERY = Path(_TEMP) / "ray" / "prom_metrics_service_discovery.json"
+"""Where a Ray head node says at which addresses its nodes export metrics (Ray looks at the same variables)."""
 _EXPORTED = {metric.exported: metric.name for metric in SPECIFICATION}
 _BUCKETS = {f"{metric.exported}_bucket": metric.name for metric in SPECIFICATION if metric.kind == "histogram"}
 _STAGES = (("t3", "T3"), ("s3gen", "S3Gen"))
 _TIMEOUT_S = 5.0
+_WINDOW_S = 20.0
+"""What is shown is of so many seconds: Ray's processes tell what they count every ten."""
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -65,7 +68,7 @@ def frame(before: Snapshot, now: Snapshot) -> str:
 
     first = [_seconds(quantile(before, now, "first_audio_seconds", q)) for q in (0.5, 0.95)]
     requests_ = ", ".join(f"{grown(f'requests/{outcome}') / seconds:.1f} {outcome}" for outcome in OUTCOMES)
-    audio = grown("s3gen_audio_seconds")
+    audio = grown("s3gen_heard_seconds")
     silence = 100 * grown("s3gen_stalled_seconds") / audio if audio else 0.0
     lines = [
         f"listeners  {now.values['streams_live']:.0f} live    first audio {first[0]} (p50), {first[1]} (p95)    "
@@ -117,26 +120,38 @@ def addresses(discovery: Path = DISCOVERY) -> list[str]:
     return [f"http://{target}/metrics" for target in found]
 
 
-def snapshot(urls: Sequence[str]) -> Snapshot:
-    """Raises NoMetrics."""
-    try:
-        answers = [requests.get(url, timeout=_TIMEOUT_S) for url in urls]
-        for answer in answers:
+def snapshot(urls: Sequence[str]) -> tuple[Snapshot, list[str]]:
+    """Of the nodes that answer, and those that do not. Raises NoMetrics where none does."""
+    pages, silent, why = [], [], None
+    for url in urls:
+        try:
+            answer = requests.get(url, timeout=_TIMEOUT_S)
             answer.raise_for_status()
-    except requests.RequestException as error:
-        raise NoMetrics(f"No metrics from {', '.join(urls)}: {error}. Does the service run?") from error
-    return Snapshot.of((answer.text for answer in answers), time.monotonic())
+            pages.append(answer.text)
+        except requests.RequestException as error:
+            silent.append(url)
+            why = error
+    if not pages:
+        raise NoMetrics(f"No metrics from {', '.join(urls)}: {why}. Does the service run?") from why
+    return Snapshot.of(pages, time.monotonic()), silent
 
 
 def run(metrics: Sequence[str], period_s: float, times: int | None) -> None:
     """Show a frame every so often, `times` of them or until interrupted. Raises NoMetrics."""
     urls = [f"http://{address}/metrics" for address in metrics] or addresses()
-    before, shown = snapshot(urls), 0
+    seen, shown, were_silent = deque([snapshot(urls)[0]]), 0, list[str]()
     while times is None or shown < times:
         time.sleep(period_s)
-        now = snapshot(urls)
-        print((_CLEAR if sys.stdout.isatty() else "") + frame(before, now), flush=True)
-        before, shown = now, shown + 1
+        now, silent = snapshot(urls)
+        if silent != were_silent:  # sums of other nodes: no difference of them means anything
+            seen.clear()
+            were_silent = silent
+        seen.append(now)
+        while len(seen) > 2 and now.at - seen[1].at >= _WINDOW_S:
+            seen.popleft()
+        told = frame(seen[0], now) + "".join(f"\nno answer from {url}" for url in silent)
+        print((_CLEAR if sys.stdout.isatty() else "") + told, flush=True)
+        shown += 1
 
 
 def _seconds(value: float | None) -> str:

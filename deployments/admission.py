@@ -94,11 +94,13 @@ class Ticket:
         self._samples += samples
 
     def end(self, outcome: str, error: str | None = None) -> None:
-        """`outcome`: ok, refused, overloaded, failed or cancelled; `error`: the kind that ended it. One log line tells
-        it, with its figures as fields where the log is JSON."""
+        """`outcome`: ok, refused, overloaded, failed or cancelled, which becomes unheard where there was no sound
+        yet; `error`: the kind that ended it. One log line tells it, with its figures as fields where that is JSON."""
         if self._gate is None:
             return
         gate, self._gate = self._gate, None
+        if outcome == "cancelled" and self._first_s is None:
+            outcome = "unheard"
         gate.leave(outcome, self._caller, error)
         seconds, took_s = self._samples / SAMPLE_RATE, time.monotonic() - self._begin
         first_s = None if self._first_s is None else round(self._first_s, 3)

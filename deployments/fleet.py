@@ -41,6 +41,13 @@ def places(each: int, counts: Mapping[Stage, Count]) -> int:
     return each * max(1, min([s3gen.ready, *(int(wanted * share) for share in shares)]))
 
 
+def followed(let_in: int, each: int, before: Mapping[Stage, Count], counts: Mapping[Stage, Count]) -> int:
+    """Streams to let in from now on, where it was `let_in`. As long as no replica goes they do not become fewer: that
+    a stage is to have more replicas than it has takes nothing from those that it serves."""
+    gone = any(counts[stage].ready < count.ready for stage, count in before.items())
+    return max(places(each, counts), 0 if gone else min(let_in, each * counts["s3gen"].ready))
+
+
 class Fleet:
     """Looks once a second at how many replicas of each stage there are; the gate follows.
 
@@ -54,6 +61,7 @@ class Fleet:
         self._handles = handles
         self._gate = gate
         self._told = 0
+        self._places = 0
         self._counts: dict[Stage, Count] = {}
         """Empty before the first look."""
         self._waking: asyncio.Task[None] | None = None
@@ -108,8 +116,9 @@ class Fleet:
     async def _look(self) -> None:
         seen = await asyncio.to_thread(self._seen)
         if seen != self._counts:
+            self._places = followed(self._places, self._each, self._counts, seen)
             self._counts = seen
-            self._gate.resize(places(self._each, seen))
+            self._gate.resize(self._places)
         refused, self._told = self._gate.refused - self._told, self._gate.refused
         if refused:
             awake = [handle for stage, handle in self._handles.items() if seen[stage].ready]

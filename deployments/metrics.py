@@ -11,6 +11,11 @@ from chatterbox_engine.metrics import BY_NAME, FIRST_AUDIO_BUCKETS, OUTCOMES, PR
 
 PERIOD_S = 1.0
 """Between two reports."""
+_ERRORS = (
+    "InvalidRequest", "UnknownVoice", "UnknownModel", "Overloaded", "ModelUnavailable", "StoreUnavailable",
+    "ServiceEnding", "SpeechFailed", "EngineDead", "ActorDiedError", "TimeoutError",
+)  # fmt: skip
+"""Kinds that are known beforehand."""
 _NEXT_TO_NOTHING = math.ulp(0.0)
 """Ray takes no increment of 0; this one is lost in the first that follows."""
 
@@ -99,7 +104,7 @@ class IngressMetrics:
         self.build: dict[str, str] = {}
         """Labels of build_info, once they are known."""
         self._requests = _counter("requests", *OUTCOMES)
-        self._errors = _counter("errors")
+        self._errors = _counter("errors", *_ERRORS)
         self._reopened = _counter("s3gen_reopened")
         metric = BY_NAME["first_audio_seconds"]
         self._first_audio = serve_metrics.Histogram(

@@ -33,7 +33,8 @@ class Seat:
 def enough(seats: Sequence[Seat], least: int) -> int:
     """Replicas that do for the streams that there are and one more, with the policy's reserve; `least` at least."""
     streams = 1 + sum(seat.load for seat in seats)
-    carries = sum(seat.carries for seat in seats) / len(seats)
+    told = [seat.carries for seat in seats if math.isfinite(seat.carries)]
+    carries = sum(told) / len(told) if told else math.inf
     return max(least, math.ceil((streams + RESERVE * math.sqrt(streams)) / max(1.0, carries)))
 
 

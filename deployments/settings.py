@@ -20,8 +20,8 @@ class ServiceSettings(BaseModel):
 
     model: str = "auto"
     """auto, demo, dummy:NAME, a folder, or a hub id."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Which GPU is Ray's to say; Apple's are not used."""
     profile: str = "balanced"
     switches: dict[str, Any] = Field(default_factory=dict)
     """Switches of EngineConfig that differ from the profile's, such as {t3: {max_streams: 16}}."""
@@ -73,7 +73,7 @@ class ServiceSettings(BaseModel):
     max_job_characters: int = Field(1_000_000, ge=1)
     log_texts: bool = False
     """Texts stand in the log lines of their requests. They are what people said: mind who reads the log."""
-    traces: str | None = Field(None, pattern="^(https?|file)://")
+    traces: str | None = Field(None, pattern="^(https?://|file:///)")
     """Where OpenTelemetry's spans of each request go: a collector that takes OTLP over HTTP
     (http://127.0.0.1:4318/v1/traces), or a file of JSON lines (file:///tmp/spans.jsonl). None: there are none."""
     client_stall_s: float = Field(30.0, gt=0)

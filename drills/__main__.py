@@ -7,6 +7,7 @@ The last line is JSON. A job under kills is `python -m drills.job`; barge-in is 
 """
 
 import argparse
+import contextlib
 import json
 import signal
 import subprocess
@@ -67,7 +68,9 @@ def drilled(harm: Harm, listeners: int) -> dict[str, Any]:
     if harm.before is not None:
         harm.before(service)
     begin = time.monotonic()
-    with service:
+    with service, contextlib.ExitStack() as last:
+        if harm.last is not None:
+            last.callback(harm.last, service)
         started_s = time.monotonic() - begin
         crowd, belongings = Listeners(service.url, listeners), Belongings(service.url)
         if harm.calm is not None:
@@ -81,8 +84,6 @@ def drilled(harm: Harm, listeners: int) -> dict[str, Any]:
                 harm.after(service)
             time.sleep(0.0 if harm.may_stay_away else _CALM_S)
         lost = [] if harm.may_stay_away else belongings.lost()
-        if harm.last is not None:
-            harm.last(service)
     told = {"under_way": crowd.outcomes(hurt, hurt), "until_well": crowd.outcomes(hurt, back or hurt)}
     wrong = crowd.outcomes().get("wrong", 0)
     broke = not harm.may_cut and told["until_well"].get("cut", 0)
@@ -118,7 +119,7 @@ def main() -> None:
             told[name] = drilled(HARMS[name], given.listeners)
         except Skipped as why:
             told[name] = {"skipped": str(why)}
-        except (AssertionError, TimeoutError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as error:
+        except (AssertionError, LookupError, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as error:
             told[name] = {"failed": f"{type(error).__name__}: {error}", "as_it_should": False}
         tqdm.write(f"{name}: {HARMS[name].what}: {told[name]}", file=sys.stderr)
     print(json.dumps(told))

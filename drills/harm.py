@@ -90,6 +90,8 @@ def updated(service: LocalService) -> None:
 def out_of_memory(service: LocalService) -> None:
     """T3's replica may map nothing more, as where another program has taken the device's memory. Raises Skipped where
     what it has is enough for it."""
+    if not hasattr(psutil.Process, "rlimit"):
+        raise Skipped("Only Linux limits a process that runs.")
     victim = service.replica("T3")
     victim.rlimit(resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
     try:

@@ -1,8 +1,8 @@
 """python -m drills.soak: thousands of short streams, some left, some read slowly, while replicas are killed.
 
 Every stream must be whole or visibly broken; those whose T3 or S3Gen replica died must be whole; memory and places must
-stay as they were. A request that is refused or cut is asked again until it is whole, so that so many streams are. Exits with 1
-where something is not as it should be; the last line is JSON.
+stay as they were. A request that is refused or cut is asked again until it is whole, so that so many streams are. Exits
+with 1 where something is not as it should be; the last line is JSON.
 """
 
 import argparse

@@ -10,6 +10,7 @@ What listeners may be told to do is what loadtest/locustfile.py takes. The last 
 import argparse
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -23,13 +24,17 @@ from loadtest.local_service import LocalService
 from loadtest.report import verdict, write
 from loadtest.server import Watch
 from loadtest.stages import SHAPES
+from loadtest.talk import KEY
 
 _FILES = [Path(__file__).parent / name for name in ("locustfile.py", "shapes.py")]
 _ENDS_S = 300.0
 
 
-def run(host: str, metrics: list[str], options: list[str], seconds: float, events: Path) -> Watch:
-    """Locust, and a look at the service's figures beside it. Raises subprocess.SubprocessError."""
+def run(
+    host: str, metrics: list[str], options: list[str], seconds: float, events: Path, key: str | None = None
+) -> Watch:
+    """Locust, and a look at the service's figures beside it; `key` goes where no list of processes shows it. Raises
+    subprocess.SubprocessError."""
     files = ",".join(map(str, _FILES))
     command = [sys.executable, "-m", "locust", "--headless", "-f", files, "--host", host, "--seconds", str(seconds)]
     events.touch()
@@ -37,6 +42,7 @@ def run(host: str, metrics: list[str], options: list[str], seconds: float, event
         done = subprocess.run(
             [*command, "--stop-timeout", "60", "--exit-code-on-error", "0", "--events", str(events), *options],
             timeout=seconds + _ENDS_S, check=False, stdout=sys.stderr,
+            env=os.environ | ({KEY: key} if key else {}),
         )  # fmt: skip
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, command)
@@ -60,6 +66,7 @@ def main() -> None:
     parser.add_argument("--host", help="a service that runs; default: one of its own")
     parser.add_argument("--metrics", action="append", default=[], metavar="HOST:PORT", help="of a node of Ray's")
     parser.add_argument("--model", default="auto", help="of a service of its own")
+    parser.add_argument("--key", default=os.environ.get(KEY), help=f"API key, where it asks for one (default: ${KEY})")
     parser.add_argument("--shape", default="ramp", choices=SHAPES)
     parser.add_argument("--most", type=int, default=8, help="listeners at a time, at most")
     parser.add_argument("--seconds", type=float, default=120.0)
@@ -72,11 +79,12 @@ def main() -> None:
     options = ["--shape", given.shape, "--most", str(given.most), *others]
     with tempfile.TemporaryDirectory() as folder, service(given) as (host, metrics):
         events = Path(folder) / "events.jsonl"
-        watch = run(host, metrics, options, given.seconds, events)
+        watch = run(host, metrics, options, given.seconds, events, given.key)
         seen = read(events)
     told = findings(seen, watch, objective)
-    conditions = {"shape": given.shape, "model": given.model, "seconds": given.seconds, "machine": platform.processor()
-                  or platform.machine(), "listeners": " ".join(others) or "plain"}  # fmt: skip
+    service_ = {"host": given.host} if given.host else {"model": given.model, "machine": platform.machine()}
+    load = {"shape": given.shape, "most": given.most, "seconds": given.seconds}
+    conditions = service_ | load | {"listeners": " ".join(others) or "plain"}
     write(given.report, conditions, seen, watch, told)
     print(f"{verdict(told)} {given.report} has all of it.", file=sys.stderr)
     print(json.dumps(conditions | told))

@@ -8,7 +8,9 @@ listeners heard meanwhile; the last line is JSON.
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import random
 import time
 from dataclasses import dataclass, field
@@ -18,8 +20,10 @@ import httpx
 import numpy as np
 from tqdm import tqdm
 from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from loadtest.playback import Playback
+from loadtest.talk import KEY
 from loadtest.texts import TEXTS
 
 _SPEAKS_S = 2.0
@@ -27,6 +31,8 @@ _SPEAKS_S = 2.0
 _FREE_S = 5.0
 """Places that are not free by then are lost."""
 _LOOK_AGAIN_S = 0.005
+_AGAIN_S = 1.0
+"""After a refusal."""
 
 
 @dataclass
@@ -75,7 +81,9 @@ async def listen(web: httpx.AsyncClient, seen: Seen, speed: float) -> None:
 
 async def barge_in(web: httpx.AsyncClient, socket: Any, seen: Seen) -> None:
     """One utterance, cancelled. Raises AssertionError where audio comes after that."""
-    await socket.send(json.dumps({"type": "start"}))
+    while not await started(socket):
+        seen.refused += 1
+        await asyncio.sleep(_AGAIN_S)
     await socket.send(json.dumps({"type": "text", "text": " ".join(random.sample(TEXTS, 3)) + " "}))
     until = time.monotonic() + random.uniform(0.0, _SPEAKS_S)
     while (left := until - time.monotonic()) > 0:
@@ -91,20 +99,32 @@ async def barge_in(web: httpx.AsyncClient, socket: Any, seen: Seen) -> None:
             break
     seen.silent_s.append(time.monotonic() - begin)
     while time.monotonic() < begin + _FREE_S:
+        with contextlib.suppress(TimeoutError):
+            told = await asyncio.wait_for(socket.recv(), _LOOK_AGAIN_S)
+            raise AssertionError(f"It was told to be silent, and said {told[:80]!r}.")
         live = (await web.get("/health")).json().get("live", {})
         if live and max(live["ingress"], live["s3gen"]["running"], live["t3"]["running"]) <= seen.in_flight:
             seen.free_s.append(time.monotonic() - begin)
             return
-        await asyncio.sleep(_LOOK_AGAIN_S)
     seen.lost += 1
 
 
-async def run(host: str, listeners: int, cancels: int, speed: float = 1.0) -> Seen:
+async def started(socket: Any) -> bool:
+    """Begin an utterance; False where there is no place for it."""
+    await socket.send(json.dumps({"type": "start"}))
+    told = json.loads(await socket.recv())
+    if told["type"] == "error" and told["error"]["code"] != "overloaded":
+        raise RuntimeError(told["error"]["message"])
+    return bool(told["type"] == "started")
+
+
+async def run(host: str, listeners: int, cancels: int, speed: float = 1.0, key: str | None = None) -> Seen:
     """The whole drill; `speed` is what the listeners ask for: slow ones need less audio a second, each."""
-    seen = Seen()
+    seen, headers = Seen(), {"authorization": f"Bearer {key}"} if key else {}
+    limits, url = httpx.Limits(max_connections=None), f"{host.replace('http', 'ws', 1)}/v1/audio/speech/ws"
     async with (
-        httpx.AsyncClient(base_url=host, timeout=60, limits=httpx.Limits(max_connections=None)) as web,
-        connect(f"{host.replace('http', 'ws', 1)}/v1/audio/speech/ws", max_size=None) as socket,
+        httpx.AsyncClient(base_url=host, timeout=60, limits=limits, headers=headers) as web,
+        connect(url, max_size=None, additional_headers=headers) as socket,
     ):
         tasks = []
         for _ in range(listeners):
@@ -127,8 +147,13 @@ def main() -> None:
     parser.add_argument("--listeners", type=int, default=16)
     parser.add_argument("--cancels", type=int, default=100)
     parser.add_argument("--speed", type=float, default=1.0, help="0.5: twice as many listeners for the same work")
+    parser.add_argument("--key", default=os.environ.get(KEY), help=f"where it asks for one (default: ${KEY})")
     given = parser.parse_args()
-    print(json.dumps(asyncio.run(run(given.host, given.listeners, given.cancels, given.speed)).told()))
+    try:
+        seen = asyncio.run(run(given.host, given.listeners, given.cancels, given.speed, given.key))
+    except (OSError, WebSocketException, httpx.HTTPError, RuntimeError) as error:
+        parser.exit(1, f"error: {given.host}: {error or type(error).__name__}\n")
+    print(json.dumps(seen.told()))
 
 
 if __name__ == "__main__":

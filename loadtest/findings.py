@@ -1,6 +1,7 @@
 """What a load test found: from the lines that listeners left, and from the service's own figures."""
 
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -72,7 +73,7 @@ def read(path: Path) -> list[Event]:
 def quantile(values: Iterable[float], q: float) -> float:
     """Of the values, the one at place q (nearest rank); 0 where there are none."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
+    return ordered[max(0, math.ceil(q * len(ordered) - 1e-9) - 1)] if ordered else 0.0
 
 
 def level(users: int, events: Sequence[Event]) -> Level:
@@ -125,7 +126,10 @@ class Agreement:
 
 
 def agreements(events: Sequence[Event], watch: Watch) -> list[Agreement]:
-    """What can be compared: of utterances that were left, a client knows less than the service."""
+    """What can be compared, where the service's figures were read: of utterances that were left, a client knows less
+    than the service."""
+    if not watch.looks:
+        return []
     whole = [one for one in events if one.outcome == "whole" and one.kind != "voice"]
     found = [_near("utterances that ended whole", len(whole), watch.grown("requests_total/ok"))]
     if not any(one.outcome in ("hung up", "failed") for one in events):
@@ -164,13 +168,14 @@ def findings(events: Sequence[Event], watch: Watch, objective: Objective) -> dic
     """All of it, as the report's last line has it."""
     found, played = levels(events), [one for one in events if one.kind in LIVE and one.outcome == "whole"]
     firsts = [one.first_s for one in played if one.first_s is not None]
+    factors = [one.took_s / one.audio_s for one in played if one.audio_s]
     seconds = max((one.at for one in events), default=0.0) - min((one.at - one.took_s for one in events), default=0.0)
     return {
         "outcomes": dict(Counter(f"{one.kind}: {one.outcome}" for one in events)),
         "first_audio_s": {f"p{round(100 * q)}": round(quantile(firsts, q), 3) for q in (0.5, 0.95, 0.99)},
         "stalls": sum(one.stalls for one in played),
         "silence": round(level(0, events).silence, 5),
-        "real_time_factor": round(statistics.median([one.took_s / one.audio_s for one in played] or [0.0]), 3),
+        "real_time_factor": round(statistics.median(factors or [0.0]), 3),
         "audio_seconds_a_second": round(sum(one.audio_s for one in events) / max(1e-9, seconds), 2),
         "levels": [asdict(one) for one in found],
         "objective": asdict(objective),

@@ -28,8 +28,8 @@ import time
 from contextlib import closing
 from typing import Any, TextIO
 
-import gevent
 import requests
+from gevent.pool import Group
 from locust import HttpUser, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -37,7 +37,7 @@ from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from loadtest.playback import PCM_BYTES_PER_SECOND, Playback
 from loadtest.sounds import clip
-from loadtest.talk import Refused, talk
+from loadtest.talk import KEY, Refused, talk
 from loadtest.texts import BY_LENGTH
 
 _SILENCE_S = 60.0
@@ -50,7 +50,7 @@ _SHARES = ("hang-up", "slow", "websocket", "voice")
 @events.init_command_line_parser.add_listener
 def _options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--voice", default="default", help="voice that listeners ask for")
-    parser.add_argument("--key", help="API key, where the service asks for one", is_secret=True)
+    parser.add_argument("--key", help="API key, where the service asks for one", env_var=KEY, is_secret=True)
     parser.add_argument("--texts", default="mixed", choices=list(BY_LENGTH), help="how long what they ask for is")
     for share in _SHARES:
         parser.add_argument(f"--{share}-share", type=float, default=0.0, help=f"share of requests: {share}")
@@ -93,6 +93,13 @@ class Listener(HttpUser):
     HttpUser and not FastHttpUser, whose streams take a body that is cut short for a whole one.
     """
 
+    listening = 0
+    """Utterances that are asked for or played, of all users."""
+
+    def on_start(self) -> None:
+        """Not before: gevent takes the time from what is made as files are imported, and ends the run too early."""
+        self.arrived = Group()
+
     @task
     def come(self) -> None:
         """One utterance and the time until the next; or, with --arrivals, one more listener after another."""
@@ -100,10 +107,21 @@ class Listener(HttpUser):
         if not rate:
             self._once()
             return
-        gevent.spawn(self._once)
+        self.arrived.spawn(self._once)
         time.sleep(random.expovariate(rate))
 
+    def on_stop(self) -> None:
+        """Nobody else comes; those who have are served to their end, or to Locust's --stop-timeout."""
+        self.arrived.join()
+
     def _once(self) -> None:
+        Listener.listening += 1
+        try:
+            self._one()
+        finally:
+            Listener.listening -= 1
+
+    def _one(self) -> None:
         options = self.environment.parsed_options
         draw = random.random()
         for share in _SHARES:
@@ -148,6 +166,9 @@ class Listener(HttpUser):
         time.sleep(_PAUSE_S)
 
     def _users(self) -> int:
+        """So many listen."""
+        if self.environment.parsed_options.arrivals:
+            return self.listening
         return self.environment.runner.user_count if self.environment.runner else 0
 
     def _headers(self) -> dict[str, str]:

@@ -7,6 +7,8 @@ from websockets.sync.client import connect
 
 from loadtest.playback import Playback
 
+KEY = "CHATTERBOX_KEY"
+"""Where the environment has the key, as for `python -m cli`."""
 _SILENCE_S = 60.0
 
 

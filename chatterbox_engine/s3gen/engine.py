@@ -51,7 +51,8 @@ class S3GenEngine(Worker):
         self._capacity = Capacity(switches.queue_chunks) if auto else None
         self._room = model.room(switches) if auto else None
         self.samples = 0
-        """Samples of audio made since the start."""
+        """Samples of audio made since the start, and those for listeners who play them as they come."""
+        self.heard = 0
         self.batch = 0
         """Streams of the last call."""
         self.watermark_seconds = 0.0
@@ -269,5 +270,6 @@ class S3GenEngine(Worker):
                 self.first_sound_seconds += time.monotonic() - stream.fed
             stream.emit(sound, final=final)
             if stream.paced:
+                self.heard += len(sound)
                 self.stalls += stream.stalls - before[0]
                 self.stalled_seconds += stream.stalled_s - before[1]

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 ABSENT = ("ray", "fastapi", "chatterbox", "perth", "librosa", "torchaudio", "s3tokenizer", "gradio", "httpx")
@@ -24,6 +27,7 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="the script is for Linux: timeout(1) is not here")
 def test_it_runs_dry_in_a_bare_python(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(_BLOCK)
     wheels, out = tmp_path / "wheels", tmp_path / "out"

@@ -19,8 +19,11 @@ _WELL = {
     f'{_REQUESTS}{{outcome="ok"}}': "0+60x60",
     f'{_REQUESTS}{{outcome="failed"}}': "0+0x60",
     f'{_REQUESTS}{{outcome="overloaded"}}': "0+1x60",
+    f'{_REQUESTS}{{outcome="unheard"}}': "0+2x60",
     "ray_chatterbox_s3gen_stalled_seconds_total": "0+0x60",
-    "ray_chatterbox_s3gen_audio_seconds_total": "0+300x60",
+    "ray_chatterbox_s3gen_audio_seconds_total": "0+600x60",
+    "ray_chatterbox_s3gen_heard_seconds_total": "0+300x60",
+    "ray_chatterbox_s3gen_stalls_total": "0+0x60",
     "ray_chatterbox_t3_audio_seconds_total": "0+300x60",
     _BUSY.format("t3"): "0+20x60",
     _BUSY.format("s3gen"): "0+40x60",
@@ -35,7 +38,10 @@ _WELL = {
 """Series by the minute of a service that is well."""
 _ILL = {
     "ChatterboxFailing": {f'{_REQUESTS}{{outcome="failed"}}': "0+2x60"},
-    "ChatterboxSilence": {"ray_chatterbox_s3gen_stalled_seconds_total": "0+1x60"},
+    "ChatterboxSilence": {
+        "ray_chatterbox_s3gen_stalled_seconds_total": "0+1x60", "ray_chatterbox_s3gen_stalls_total": "0+3x60",
+    },
+    "ChatterboxUnheard": {f'{_REQUESTS}{{outcome="unheard"}}': "0+9x60"},
     "ChatterboxFirstAudioLate": {'ray_chatterbox_first_audio_seconds_bucket{le="0.5"}': "0+50x60"},
     "ChatterboxRefusing": {f'{_REQUESTS}{{outcome="overloaded"}}': "0+10x60"},
     "ChatterboxT3Busy": {_BUSY.format("t3"): "0+57x60"},
@@ -45,6 +51,22 @@ _ILL = {
     "ChatterboxJobsStand": {"ray_chatterbox_job_pieces_total": "7+0x60"},
 }
 """What is other then."""
+
+
+_QUIET = {
+    **{name: "0+0x60" for name in _WELL if name.startswith(_REQUESTS)},
+    f'{_REQUESTS}{{outcome="ok"}}': "0+0x20 0+1x2 2+0x60",
+    f'{_REQUESTS}{{outcome="failed"}}': "0+0x37 1+0x60",
+    f'{_REQUESTS}{{outcome="unheard"}}': "0+0x37 1+0x60",
+    "ray_chatterbox_s3gen_heard_seconds_total": "0+0x36 20+0x60",
+    "ray_chatterbox_s3gen_stalls_total": "0+0x37 1+0x60",
+    "ray_chatterbox_s3gen_stalled_seconds_total": "0+0x37 0.06+0x60",
+}
+"""A quiet hour in which one request breaks off, one is left, and one listener stalls once."""
+_JOBS = {
+    "ray_chatterbox_streams_live": "0x60", _BUSY.format("t3"): "0+57x60", _BUSY.format("s3gen"): "0+57x60",
+}  # fmt: skip
+"""Nobody listens, and a job takes all the time that there is."""
 
 
 def test_committed_rules_are_fresh() -> None:
@@ -57,12 +79,9 @@ def test_the_docs_have_every_alert() -> None:
 
 
 @needs_promtool
-@pytest.mark.parametrize("ill", [None, "ChatterboxDown", *_ILL])
+@pytest.mark.parametrize("ill", [None, "quiet", "jobs", "ChatterboxDown", *_ILL])
 def test_each_alert_fires_when_it_should_and_no_other_does(ill: str | None, tmp_path: Path) -> None:
-    if ill == "ChatterboxDown":
-        series: dict[str, str] = {}
-    else:
-        series = {**_WELL, **(_ILL[ill] if ill else {})}
+    series = {} if ill == "ChatterboxDown" else {**_WELL, **(_ILL | {None: {}, "quiet": _QUIET, "jobs": _JOBS})[ill]}
     expected = []
     for alert in rules.ALERTS:
         wanted = [{"exp_labels": {"severity": alert.severity}}] if alert.name == ill else []

@@ -1,14 +1,19 @@
 """The overview as text: what it shows follows from what two looks at the exporters saw."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dashboards import top
 from dashboards.__main__ import main
 from dashboards.top import NoMetrics, Snapshot, addresses, frame, quantile
+from loadtest.local_service import free_port
 from tests.service import Service
 
 
@@ -22,6 +27,8 @@ ray_chatterbox_s3gen_busy_seconds_total{{replica="a"}} {busy}
 ray_chatterbox_s3gen_busy_seconds_total{{replica="b"}} {busy}
 # TYPE ray_chatterbox_s3gen_audio_seconds_total counter
 ray_chatterbox_s3gen_audio_seconds_total{{replica="a"}} {audio}
+# TYPE ray_chatterbox_s3gen_heard_seconds_total counter
+ray_chatterbox_s3gen_heard_seconds_total{{replica="a"}} {audio / 2}
 # TYPE ray_chatterbox_s3gen_stalled_seconds_total counter
 ray_chatterbox_s3gen_stalled_seconds_total{{replica="a"}} {audio / 100}
 # TYPE ray_chatterbox_requests_total counter
@@ -41,10 +48,56 @@ def test_a_frame_says_what_happened_in_between() -> None:
     said = frame(before, now)
     assert "5 live" in said
     assert "10.0 ok" in said
-    assert "silence 1.00 %" in said
+    assert "silence 2.00 %" in said
     s3gen = next(line for line in said.splitlines() if line.startswith("S3Gen"))
     assert s3gen.split()[3:] == ["50", "%", "5.0", "0.100"]
     assert "0.10 s (p50), 0.46 s (p95)" in said
+
+
+def test_rates_are_of_a_window_that_what_is_exported_fits_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A counter that comes every ten seconds, looked at every two, of a replica that works half of its time."""
+    now = 0.0
+
+    def looked(_: Any) -> tuple[Snapshot, list[str]]:
+        exported = now // 10 * 10
+        return Snapshot.of([page(1, exported / 4, exported, 0, 0, 0)], now), []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(top, "snapshot", looked)
+    monkeypatch.setattr(top.time, "sleep", sleep)
+    top.run(["a:1"], 2.0, 40)
+    busy = [line.split()[3] for line in capsys.readouterr().out.splitlines() if line.startswith("S3Gen")]
+    assert set(busy[15:]) == {"50"}
+
+
+def test_a_node_that_does_not_answer_is_named_and_the_others_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as there:
+        threading.Thread(target=there.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        top.run([gone, f"127.0.0.1:{there.server_port}"], 0.0, 1)
+        there.shutdown()
+    told = capsys.readouterr().out
+    assert f"no answer from http://{gone}/metrics" in told
+    assert "3 live" in told
+    with pytest.raises(NoMetrics, match=gone):
+        top.run([gone], 0.0, 1)
+
+
+class Page(BaseHTTPRequestHandler):
+    """An exporter's."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(page(3, 1.0, 1.0, 1, 1, 1).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 def test_where_nothing_happened_nothing_is_made_up() -> None:

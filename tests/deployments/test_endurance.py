@@ -14,7 +14,7 @@ WARM_UP, REQUESTS, MOST_GROWTH = 150, 1000, 50 * 2**20
 
 def memory() -> int:
     """Bytes that belong to the service's processes alone: replicas, proxy, controller."""
-    processes = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::")]
+    processes = [p for p in psutil.Process().children(recursive=True) if "ray::" in "".join(p.cmdline()[:1])]
     return sum(p.memory_full_info().uss for p in processes)
 
 

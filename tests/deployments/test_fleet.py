@@ -20,7 +20,7 @@ from chatterbox_engine.errors import ModelUnavailable, Overloaded
 from deployments import app, fleet
 from deployments.admission import Gate
 from deployments.app import Place
-from deployments.fleet import Count, Fleet, places
+from deployments.fleet import Count, Fleet, followed, places
 from deployments.metrics import IngressMetrics
 from deployments.runtime import Runtime
 from deployments.s3gen import S3Gen
@@ -52,6 +52,20 @@ def test_places_of_stages_that_wait_for_replicas() -> None:
     assert places(10, {"t3": Count(4, 1), "s3gen": Count(5, 0)}) == 40
     assert places(10, {"t3": Count(1), "s3gen": Count(3)}) == 30
     assert places(10, {"s3gen": Count(0, 1)}) == 10
+
+
+@given(st.lists(st.tuples(COUNTS, COUNTS), min_size=2, max_size=6))
+def test_no_place_is_taken_away_while_no_replica_goes(looks: list[tuple[Count, Count]]) -> None:
+    let_in, before = 0, dict[Any, Count]()
+    for t3, s3gen in looks:
+        counts: dict[Any, Count] = {"t3": t3, "s3gen": s3gen}
+        now = followed(let_in, EACH, before, counts)
+        assert places(EACH, counts) <= now <= EACH * max(1, s3gen.ready)
+        if any(counts[stage].ready < count.ready for stage, count in before.items()):
+            assert now == places(EACH, counts)
+        elif s3gen.ready:
+            assert now >= let_in
+        let_in, before = now, counts
 
 
 class Handle:

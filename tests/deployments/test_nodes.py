@@ -24,7 +24,7 @@ STREAMS = 3
 def nodes() -> Iterator[Nodes]:
     """In a folder with a short name: Ray's sockets lie in it, and a socket's path is 107 bytes at most."""
     with (
-        tempfile.TemporaryDirectory(prefix="cbx-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="cbx-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         Nodes(Path(folder), free_port()) as running,
     ):
         yield running

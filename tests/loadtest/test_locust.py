@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import statistics
 import subprocess
 import sys
@@ -93,6 +94,7 @@ class _Server(ThreadingHTTPServer):
         self.turns = itertools.cycle(turns)
         self.cut_off = 0
         """Streams that the client left."""
+        self.keys: list[str | None] = []
         self.sent: list[Playback] = []
         """What a player beside the server would have heard, in the order of the requests."""
 
@@ -106,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
+        self.server.keys.append(self.headers["authorization"])
         getattr(self, f"_{next(self.server.turns)}")()
 
     def _start(self, status: int = 200, **headers: str) -> None:
@@ -129,6 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _whole(self) -> None:
         self._audio(0.1, bytes(4_800), bytes(4_800))
+
+    def _long(self) -> None:
+        self._audio(bytes(4_800), 2.0, bytes(4_800))
 
     def _stalls(self) -> None:
         self._audio(bytes(4_800), 0.4, bytes(4_800), 0.05, bytes(4_800), 0.4, bytes(4_800))  # 0.1 s each: 0.3, 0.25
@@ -222,6 +228,26 @@ def test_playback_is_in_real_time(tmp_path: Path) -> None:
     assert run.mean_ms("first audio") >= 100
     stalled_ms = 1e3 * statistics.mean(playback.stall_seconds for playback in there)
     assert run.mean_ms("stall") == pytest.approx(stalled_ms, abs=150)
+
+
+def test_all_who_arrive_are_heard_to_their_end(tmp_path: Path) -> None:
+    """Also those who still listen when nobody comes any more: those would be the slowest."""
+    with serving("long") as (server, host):
+        events = tmp_path / "events"
+        run = locust(tmp_path, host, 3, "-u", "1", "--arrivals", "4", "--events", str(events), "--stop-timeout", "30")
+        told = [json.loads(line) for line in events.read_text().splitlines()]
+    assert run.status == 0, run.output
+    assert {one["outcome"] for one in told} == {"whole"}
+    assert len(told) == len(server.sent) >= 2
+    assert max(one["users"] for one in told) > 1
+
+
+def test_a_key_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATTERBOX_KEY", "cbx-secret")
+    with serving("whole") as (server, host):
+        run = locust(tmp_path, host, 3, "-u", "1")
+    assert set(server.keys) == {"Bearer cbx-secret"}
+    assert "cbx-secret" not in run.output
 
 
 def test_hanging_up_closes_the_connection(tmp_path: Path) -> None:

@@ -65,6 +65,15 @@ def test_first_audio_is_compared_at_the_histograms_bounds() -> None:
 def test_quantiles_are_values_that_were_seen() -> None:
     assert [quantile([3.0, 1.0, 2.0], q) for q in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
     assert quantile([], 0.5) == 0.0
+    assert [quantile(range(1, count + 1), 0.95) for count in (1, 10, 20, 100)] == [1, 10, 19, 95]
+
+
+def test_nothing_is_compared_with_figures_that_were_not_read() -> None:
+    assert agreements([event()], Watch([])) == []
+
+
+def test_an_utterance_without_audio_is_reported_too() -> None:
+    assert findings([event(audio_s=0.0)], Watch([]), Objective())["real_time_factor"] == 0.0
 
 
 @pytest.mark.parametrize("shape", ["steady", "ramp", "spike"])
