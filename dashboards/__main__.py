@@ -13,13 +13,14 @@ from dashboards.grafana import Grafana, PushFailed, data_source, payload
 
 GENERATED = Path(__file__).parent / "generated"
 RULES_YAML = Path(__file__).parent / "rules.yaml"
+MANIFEST = Path(__file__).parents[1] / "deploy" / "kubernetes" / "base" / "rules.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("generate", help=f"write {GENERATED.name}/*.json and {RULES_YAML.name}")
+    commands.add_parser("generate", help=f"write {GENERATED.name}/*.json {RULES_YAML.name} and {MANIFEST.name}")
     push = commands.add_parser("push", help="send the dashboards to a Grafana")
     push.add_argument("--url", required=True, help="Grafana's address, such as https://grafana.example.com")
     push.add_argument("--token-env", default="GRAFANA_TOKEN", help="environment variable that holds the token")
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "generate":
         made = {GENERATED / f"{name}.json": render(name) for name in BOARDS}
-        for path, text in (made | {RULES_YAML: rules.render()}).items():
+        for path, text in (made | {RULES_YAML: rules.render(), MANIFEST: rules.manifest()}).items():
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path}")

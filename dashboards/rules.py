@@ -43,7 +43,6 @@ RECORDED = {
 """Named as Prometheus recommends, level:metric:operation."""
 
 
-
 def _some(query: Query) -> str:
     """More than two of these events: one alone is a large share of what a quiet hour has."""
     return f"300 * {over(query, _WINDOW)} > 2"
@@ -122,10 +121,21 @@ ALERTS = (
 
 def render() -> str:
     """The file of rules, as it is committed and as Prometheus reads it."""
+    return yaml.safe_dump(_groups(), sort_keys=False, width=1000)
+
+
+def manifest() -> str:
+    """The same for Prometheus's operator."""
+    told = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "chatterbox"}}
+    return yaml.safe_dump({**told, "spec": _groups()}, sort_keys=False, width=1000)
+
+
+def _groups() -> dict[str, Any]:
     recorded = [{"record": name, "expr": _now(query)} for name, query in RECORDED.items()]
     alerts = [_written(alert) for alert in ALERTS]
-    groups = [{"name": "chatterbox recorded", "rules": recorded}, {"name": "chatterbox alerts", "rules": alerts}]
-    return yaml.safe_dump({"groups": groups}, sort_keys=False, width=1000)
+    return {
+        "groups": [{"name": "chatterbox recorded", "rules": recorded}, {"name": "chatterbox alerts", "rules": alerts}]
+    }
 
 
 def table() -> str:

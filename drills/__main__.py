@@ -58,6 +58,8 @@ HARMS = {
     "sigterm": Harm("SIGTERM: the end of the service", lambda service: service.stop(), may_stay_away=True),
     "sigint": Harm("SIGINT: the end of the service", lambda service: service.stop(signal.SIGINT), may_stay_away=True),
 }
+_FAILED = (AssertionError, LookupError, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError)
+"""What one drill may end with; the others are done all the same."""
 _CALM_S = 4.0
 _BACK_S = 180.0
 
@@ -119,7 +121,7 @@ def main() -> None:
             told[name] = drilled(HARMS[name], given.listeners)
         except Skipped as why:
             told[name] = {"skipped": str(why)}
-        except (AssertionError, LookupError, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as error:
+        except _FAILED as error:
             told[name] = {"failed": f"{type(error).__name__}: {error}", "as_it_should": False}
         tqdm.write(f"{name}: {HARMS[name].what}: {told[name]}", file=sys.stderr)
     print(json.dumps(told))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dashboards import rules
-from dashboards.__main__ import RULES_YAML
+from dashboards.__main__ import MANIFEST, RULES_YAML
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (prometheus) is not installed")
 _REQUESTS, _BUSY = "ray_chatterbox_requests_total", "ray_chatterbox_{}_busy_seconds_total"
@@ -39,7 +39,8 @@ _WELL = {
 _ILL = {
     "ChatterboxFailing": {f'{_REQUESTS}{{outcome="failed"}}': "0+2x60"},
     "ChatterboxSilence": {
-        "ray_chatterbox_s3gen_stalled_seconds_total": "0+1x60", "ray_chatterbox_s3gen_stalls_total": "0+3x60",
+        "ray_chatterbox_s3gen_stalled_seconds_total": "0+1x60",
+        "ray_chatterbox_s3gen_stalls_total": "0+3x60",
     },
     "ChatterboxUnheard": {f'{_REQUESTS}{{outcome="unheard"}}': "0+9x60"},
     "ChatterboxFirstAudioLate": {'ray_chatterbox_first_audio_seconds_bucket{le="0.5"}': "0+50x60"},
@@ -71,6 +72,7 @@ _JOBS = {
 
 def test_committed_rules_are_fresh() -> None:
     assert rules.render() == RULES_YAML.read_text(), "run `python -m dashboards generate`"
+    assert rules.manifest() == MANIFEST.read_text(), "run `python -m dashboards generate`"
 
 
 def test_the_docs_have_every_alert() -> None:

@@ -109,7 +109,7 @@ def test_objects_are_valid(manifests: Manifests) -> None:
     schemas = pytest.importorskip("kubernetes_validate")
     pods = [{"apiVersion": "v1", "kind": "Pod", **group["template"]} for group in manifests.groups()]
     service = {"apiVersion": "v1", "kind": "Service", **manifests.service["spec"]["serveService"]}
-    plain = [one for one in manifests.objects if one["kind"] not in ("RayService", "PodMonitor")]
+    plain = [one for one in manifests.objects if one["kind"] not in ("RayService", "PodMonitor", "PrometheusRule")]
     for one in (*plain, *pods, service):
         schemas.validate(one, KUBERNETES, strict=True)
     assert manifests.service["apiVersion"] == "ray.io/v1"
