@@ -138,10 +138,11 @@ class S3GenStage:
         """Warn where there may be no memory for as many streams as have places."""
         room = self.model.room(switches)
         if room is not None and (holds := room.places(switches.max_streams)) < switches.max_streams:
+            turned = "are turned away" if switches.admission == "auto" else "may end (s3gen.admission: auto)"
             logger.warning(
                 "S3Gen: there is memory for what %d streams of %g s keep (%.1f MB a second), of %d that have places "
-                "(s3gen.max_streams). Others are turned away; where streams see less (s3gen.context_window), more fit.",
-                holds, room.most_s, room.second_bytes / 1e6, switches.max_streams,
+                "(s3gen.max_streams). Others %s; where streams see less (s3gen.context_window), more fit.",
+                holds, room.most_s, room.second_bytes / 1e6, switches.max_streams, turned,
             )  # fmt: skip
 
     def open(
