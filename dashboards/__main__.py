@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("generate", help=f"write {GENERATED.name}/*.json {RULES_YAML.name} and {MANIFEST.name}")
+    commands.add_parser(
+        "generate", help=f"write {GENERATED.name}/*.json, {RULES_YAML.name} and deploy's {MANIFEST.name}"
+    )
     push = commands.add_parser("push", help="send the dashboards to a Grafana")
     push.add_argument("--url", required=True, help="Grafana's address, such as https://grafana.example.com")
     push.add_argument("--token-env", default="GRAFANA_TOKEN", help="environment variable that holds the token")

@@ -139,7 +139,8 @@ def snapshot(urls: Sequence[str]) -> tuple[Snapshot, list[str]]:
 def run(metrics: Sequence[str], period_s: float, times: int | None) -> None:
     """Show a frame every so often, `times` of them or until interrupted. Raises NoMetrics."""
     urls = [f"http://{address}/metrics" for address in metrics] or addresses()
-    seen, shown, were_silent = deque([snapshot(urls)[0]]), 0, list[str]()
+    first, were_silent = snapshot(urls)
+    seen, shown = deque([first]), 0
     while times is None or shown < times:
         time.sleep(period_s)
         now, silent = snapshot(urls)

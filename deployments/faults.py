@@ -20,6 +20,10 @@ Result = TypeVar("Result")
 
 GONE = (EngineDead, RayActorError, ObjectLostError, DeploymentUnavailableError)
 """What the end of a replica looks like to whoever reads from it."""
+LIVES = 4
+"""Replicas that what is spoken may take with it before it gets on: what kills one may kill the next."""
+AGAIN_S = 0.5
+"""Until Serve has heard of a replica's death, it may send the stream there again."""
 
 
 class StoreUnavailable(ChatterboxError):

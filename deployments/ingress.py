@@ -31,7 +31,7 @@ from deployments.faults import Stream, ask
 from deployments.fleet import Fleet
 from deployments.guard import Door, Guard
 from deployments.identity import Identity
-from deployments.metrics import IngressMetrics
+from deployments.metrics import IngressMetrics, Reopenings
 from deployments.objects import Deleted, Health, JobList, JobObject, Models, VoiceList, VoiceObject
 from deployments.requests import JobBody, SpeechBody, Spoken, VoiceChange
 from deployments.settings import ServiceSettings, Stage
@@ -89,6 +89,7 @@ class Ingress:
         self._jobs = jobs
         self._handles: dict[Stage, DeploymentHandle] = {"s3gen": s3gen} if t3 is None else {"t3": t3, "s3gen": s3gen}
         self._metrics = IngressMetrics()
+        self._reopenings = Reopenings("s3gen")
         self._reporting = asyncio.ensure_future(self._metrics.run())
         places = settings.engine_config().s3gen.max_streams * max(1, settings.s3gen_replicas)
         self._gate = Gate(places, self._metrics, Tracer("ingress", settings.traces))
@@ -147,7 +148,7 @@ class Ingress:
         await Conversation(socket, prepare, enter, self._speak, limit, self._about, self._metrics.first_audio).run()
 
     def _speak(self, asked: SpeechRequest) -> Speech:
-        return Speech(self._s3gen, asked, self._metrics.reopened)
+        return Speech(self._s3gen, asked, self._reopenings.count)
 
     async def _prepare(self, caller: Caller, body: Spoken) -> SpeechRequest:
         """A request without its text yet, at its own speed, for a model that is awake. Raises InvalidRequest,

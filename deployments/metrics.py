@@ -8,6 +8,7 @@ from typing import Any
 from ray.serve import metrics as serve_metrics
 
 from chatterbox_engine.metrics import BY_NAME, FIRST_AUDIO_BUCKETS, OUTCOMES, PREFIX, Metric, Readings
+from deployments.settings import Stage
 
 PERIOD_S = 1.0
 """Between two reports."""
@@ -85,10 +86,10 @@ class StageMetrics:
 
 
 class Reopenings:
-    """Counts streams of S3Gen that go on with another T3 replica."""
+    """Counts streams that go on with another replica of a stage."""
 
-    def __init__(self) -> None:
-        self._counter = _counter("t3_reopened")
+    def __init__(self, stage: Stage) -> None:
+        self._counter = _counter(f"{stage}_reopened")
 
     def count(self) -> None:
         self._counter.inc()
@@ -105,7 +106,6 @@ class IngressMetrics:
         """Labels of build_info, once they are known."""
         self._requests = _counter("requests", *OUTCOMES)
         self._errors = _counter("errors", *_ERRORS)
-        self._reopened = _counter("s3gen_reopened")
         metric = BY_NAME["first_audio_seconds"]
         self._first_audio = serve_metrics.Histogram(
             PREFIX + metric.name, description=metric.help, boundaries=list(FIRST_AUDIO_BUCKETS)
@@ -122,10 +122,6 @@ class IngressMetrics:
             if self.build:
                 self._build.set(1, tags=self.build)
             await asyncio.sleep(PERIOD_S)
-
-    def reopened(self) -> None:
-        """A stream goes on with another S3Gen replica."""
-        self._reopened.inc()
 
     def first_audio(self, seconds: float) -> None:
         self._first_audio.observe(seconds)

@@ -21,7 +21,7 @@ from chatterbox_engine.seeds import derive_seed
 from chatterbox_engine.stages import S3GenStage
 from chatterbox_engine.text import split
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, Interrupted, Progress, SpeechRequest, TokenChunk
-from deployments.faults import GONE, Stream, streams
+from deployments.faults import AGAIN_S, GONE, LIVES, Stream, streams
 from deployments.identity import Identity
 from deployments.load import Load
 from deployments.metrics import Reopenings, StageMetrics
@@ -33,11 +33,6 @@ from deployments.voice_cache import VoiceCache
 from deployments.watchdog import watch
 
 logger = logging.getLogger("ray.serve")
-
-_LIVES = 4
-"""Replicas of T3 that a piece of text may take with it: what kills one may kill the next."""
-_AGAIN_S = 0.5
-"""Until Serve has heard of a replica's death, it may send the stream there again."""
 
 
 @serve.deployment(
@@ -62,7 +57,7 @@ class S3Gen:
         self._identity = runtime.identity(checkpoint, device, self._stage.dtype)
         if self._voices.builtin is not None:
             self._stage.warm_up(self._voices.builtin)
-        self._reopenings = Reopenings()
+        self._reopenings = Reopenings("t3")
         self._tracer = Tracer("s3gen", settings.traces)
         metrics = StageMetrics("s3gen", self._readings, time.monotonic() - begin)
         self._reporting = asyncio.ensure_future(metrics.run())
@@ -129,7 +124,7 @@ class S3Gen:
         """
         spoken: list[int] = []
         known = 0  # words that have begun; a T3 that goes on for another names those again
-        lives = _LIVES
+        lives = LIVES
         if begun is not None and (begun.tokens or begun.complete):
             stream.feed(begun.tokens, final=begun.complete, words=begun.words)
             if begun.complete:
@@ -153,10 +148,10 @@ class S3Gen:
                 if isinstance(error, Overloaded) and not (lives and stream.playing):
                     raise
                 if not lives:
-                    raise SpeechFailed(f"T3 broke off {_LIVES} times in one piece of text") from error
+                    raise SpeechFailed(f"T3 broke off {LIVES} times in one piece of text") from error
                 logger.warning("T3 broke off after %d tokens; another replica goes on.", len(spoken))
                 self._reopenings.count()
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
             finally:
                 await tokens.aclose()
 

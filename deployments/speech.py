@@ -10,14 +10,10 @@ from ray.serve.handle import DeploymentHandle
 
 from chatterbox_engine.errors import EngineDead
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, Interrupted, Progress, SpeechRequest
-from deployments.faults import GONE, Stream
+from deployments.faults import AGAIN_S, GONE, LIVES, Stream
 
 logger = logging.getLogger("ray.serve")
 
-_LIVES = 4
-"""Replicas that an utterance may take with it before any more of it is heard: what kills one may kill the next."""
-_AGAIN_S = 0.5
-"""Until Serve has heard of a replica's death, it may send the stream there again."""
 _BACK_S = 60.0
 """A listener is not kept waiting longer for a replica to be there."""
 
@@ -31,7 +27,7 @@ class Speech:
         self._speed = request.speed
         self._went_on = went_on
         self._stream = self._open()
-        self._lives = _LIVES
+        self._lives = LIVES
         self._broke: BaseException | None = None
         """What the replica before ended with, until more is heard."""
         self._progress: Progress | None = None
@@ -55,7 +51,7 @@ class Speech:
                 return self._heard(chunk)
 
     def _heard(self, chunk: AudioChunk) -> AudioChunk:
-        self._lives, self._broke = _LIVES, None
+        self._lives, self._broke = LIVES, None
         if not self._samples:
             self._heard_since = time.monotonic()
         self._samples += len(chunk.samples)
@@ -69,7 +65,7 @@ class Speech:
             raise error
         self._broke = error
         self._stream.cancel()
-        await asyncio.sleep(_AGAIN_S)
+        await asyncio.sleep(AGAIN_S)
         logger.warning("S3Gen broke off after %.2f s; another replica goes on.", self._samples / SAMPLE_RATE)
         if self._progress is None or not self._samples:
             self._stream = self._open()

@@ -30,6 +30,8 @@ from loadtest.texts import TINY
 SEEDS = range(3)
 VICTIMS = ("T3", "S3Gen", "T3", "Ingress")
 """In turn."""
+_RESUMED = ("T3", "S3Gen")
+"""Another goes on for these where they die."""
 _AGAIN_S = 0.2
 _LOOK_EVERY = 50
 """Times in a run that memory is looked at."""
@@ -102,7 +104,7 @@ class Seen:
 
     def _wrong(self, kills: dict[str, dict[str, int]]) -> list[str]:
         wrong = [f"{count} streams are wrong"] if (count := sum(one.outcome == "wrong" for one in self.heard)) else []
-        for stage in ("T3", "S3Gen"):
+        for stage in _RESUMED:
             if cut := kills.get(stage, {}).get("cut", 0):
                 wrong.append(f"{cut} streams were cut when {stage} died")
         for kind, grown in self.growth().items():
@@ -173,7 +175,7 @@ class Soak:
 
     def _drawn_anew(self, heard: Heard, wanted: int) -> bool:
         """Another T3 went on with it, or another S3Gen asked T3 to."""
-        died = any(name in ("T3", "S3Gen") and heard.begin <= at <= heard.end for at, name in self.seen.killed)
+        died = any(name in _RESUMED and heard.begin <= at <= heard.end for at, name in self.seen.killed)
         return died and abs(heard.samples - wanted) <= _DIFFERS * wanted
 
     def _kill(self, turn: int) -> None:

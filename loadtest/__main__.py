@@ -82,9 +82,9 @@ def main() -> None:
         watch = run(host, metrics, options, given.seconds, events, given.key)
         seen = read(events)
     told = findings(seen, watch, objective)
-    service_ = {"host": given.host} if given.host else {"model": given.model, "machine": platform.machine()}
+    own = {"model": given.model, "machine": platform.processor() or platform.machine()}
     load = {"shape": given.shape, "most": given.most, "seconds": given.seconds}
-    conditions = service_ | load | {"listeners": " ".join(others) or "plain"}
+    conditions = ({"host": given.host} if given.host else own) | load | {"listeners": " ".join(others) or "plain"}
     write(given.report, conditions, seen, watch, told)
     print(f"{verdict(told)} {given.report} has all of it.", file=sys.stderr)
     print(json.dumps(conditions | told))

@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from loadtest.playback import Playback
-from loadtest.talk import KEY
+from loadtest.talk import KEY, headers
 from loadtest.texts import TEXTS
 
 _SPEAKS_S = 2.0
@@ -120,11 +120,11 @@ async def started(socket: Any) -> bool:
 
 async def run(host: str, listeners: int, cancels: int, speed: float = 1.0, key: str | None = None) -> Seen:
     """The whole drill; `speed` is what the listeners ask for: slow ones need less audio a second, each."""
-    seen, headers = Seen(), {"authorization": f"Bearer {key}"} if key else {}
+    seen, shown = Seen(), headers(key)
     limits, url = httpx.Limits(max_connections=None), f"{host.replace('http', 'ws', 1)}/v1/audio/speech/ws"
     async with (
-        httpx.AsyncClient(base_url=host, timeout=60, limits=limits, headers=headers) as web,
-        connect(url, max_size=None, additional_headers=headers) as socket,
+        httpx.AsyncClient(base_url=host, timeout=60, limits=limits, headers=shown) as web,
+        connect(url, max_size=None, additional_headers=shown) as socket,
     ):
         tasks = []
         for _ in range(listeners):

@@ -37,7 +37,7 @@ from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from loadtest.playback import PCM_BYTES_PER_SECOND, Playback
 from loadtest.sounds import clip
-from loadtest.talk import KEY, Refused, talk
+from loadtest.talk import KEY, Refused, headers, talk
 from loadtest.texts import BY_LENGTH
 
 _SILENCE_S = 60.0
@@ -152,15 +152,15 @@ class Listener(HttpUser):
 
     def _voice(self) -> None:
         """A new voice, and away with it."""
-        begin, users, headers, entry = time.perf_counter(), self._users(), self._headers(), "new voice"
+        begin, users, shown, entry = time.perf_counter(), self._users(), self._headers(), "new voice"
         files = {"file": ("hum.wav", clip(pitch=random.uniform(100, 300)))}
         name = {"name": f"Load {random.getrandbits(48):x}"}
         with self.client.post(
-            "/v1/voices", files=files, data=name, headers=headers, name=entry, catch_response=True
+            "/v1/voices", files=files, data=name, headers=shown, name=entry, catch_response=True
         ) as added:
             if done := added.status_code == 201:
                 path = f"/v1/voices/{added.json()['id']}"
-                done = self.client.delete(path, headers=headers, name=entry).status_code == 200
+                done = self.client.delete(path, headers=shown, name=entry).status_code == 200
         outcome = "whole" if done else "failed"
         _Events.tell(self.environment, users, "voice", outcome, Playback(begin), took_s=time.perf_counter() - begin)
         time.sleep(_PAUSE_S)
@@ -172,8 +172,7 @@ class Listener(HttpUser):
         return self.environment.runner.user_count if self.environment.runner else 0
 
     def _headers(self) -> dict[str, str]:
-        key = self.environment.parsed_options.key
-        return {"authorization": f"Bearer {key}"} if key else {}
+        return headers(self.environment.parsed_options.key)
 
     def _text(self) -> str:
         return random.choice(BY_LENGTH[self.environment.parsed_options.texts])

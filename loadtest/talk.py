@@ -20,11 +20,15 @@ class Refused(Exception):
         self.full = full
 
 
+def headers(key: str | None) -> dict[str, str]:
+    """That show the key."""
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def talk(host: str, text: str, playback: Playback, key: str | None = None) -> None:
     """Send a text word by word, and receive its audio. Raises Refused, TimeoutError, websockets' own errors."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     url = f"{host.rstrip('/').replace('http', 'ws', 1)}/v1/audio/speech/ws"
-    with connect(url, additional_headers=headers, max_size=None) as socket:
+    with connect(url, additional_headers=headers(key), max_size=None) as socket:
         socket.send(json.dumps({"type": "start"}))
         for word in text.split():
             socket.send(json.dumps({"type": "text", "text": f"{word} "}))

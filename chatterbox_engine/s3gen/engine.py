@@ -199,14 +199,13 @@ class S3GenEngine(Worker):
         """No place is left for another, or no memory."""
         return self.running >= self.places or not (self._room is None or self._room.admits(tuple(self._streams), voice))
 
-    def _drop(self, work: list[Work], error: Exception) -> int:
+    def _drop(self, work: list[Work], error: Exception) -> None:
         """Their call failed: these streams end, and give back what they kept; the others go on. Raises `error` where
         nothing can."""
         ending = self.outlived(error, len(work))
         self._let_go([item.stream for item in work])
         for item in work:
             item.stream.audio.fail(ending)
-        return 0
 
     def _let_go(self, ended: list[SpeechStream]) -> None:
         with self._lock:
@@ -219,7 +218,8 @@ class S3GenEngine(Worker):
             mels = self._mels(work)
         except Exception as error:
             if len(work) == 1 or not self._mels.repeats:
-                return self._drop(work, error)
+                self._drop(work, error)
+                return 0
             mels = []
         if not mels:  # here, where no error holds on to what the call had made
             return sum(self._call([item]) for item in work)
@@ -228,7 +228,8 @@ class S3GenEngine(Worker):
             shaped = [self._shaped(item, sound.cpu().numpy()) for item, sound in zip(work, sounds, strict=True)]
             self._emit([item.stream for item in work], shaped, final=False)
         except Exception as error:
-            return self._drop(work, error)
+            self._drop(work, error)
+            return 0
         self.went_well()
         return sum(map(len, sounds))
 

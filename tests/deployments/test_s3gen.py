@@ -38,7 +38,7 @@ def fed(
     begun: Progress | None = None,
 ) -> Stream:  # fmt: skip
     """By a T3 that says the tokens 0..6, one a chunk, and breaks off with `error` before some of them."""
-    monkeypatch.setattr(s3gen, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(s3gen, "AGAIN_S", 0.0)
     left = list(breaks)
 
     async def speak(_: Any, sizes: Any, spoken: tuple[int, ...], slack_s: float) -> AsyncGenerator[TokenChunk, None]:

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError
 from chatterbox_engine.errors import EngineDead, InvalidRequest, Overloaded, SpeechFailed
 from chatterbox_engine.types import SAMPLE_RATE, AudioChunk, Interrupted, Progress, SamplingParams, SpeechRequest
 from deployments import speech
-from deployments.speech import _LIVES, Speech
+from deployments.speech import LIVES, Speech
 
 REQUEST = SpeechRequest("One two three.", "default", SamplingParams(), speed=2.0)
 CHUNKS = 6
@@ -69,16 +69,16 @@ async def heard(replicas: Any, then: Callable[[], None] = lambda: None) -> tuple
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(speech, "AGAIN_S", 0.0)
 
 
 @given(st.lists(st.integers(0, CHUNKS - 1), max_size=12).map(sorted), st.booleans())
 def test_it_is_heard_whole_and_once(places: list[int], in_process: bool) -> None:
     """Wherever replicas break off, but for too many at one place."""
-    speech._AGAIN_S = 0.0
+    speech.AGAIN_S = 0.0
     error = EngineDead("gone") if in_process else ActorDiedError()
     replicas = Replicas([(place, error) for place in places])
-    if max((places.count(place) for place in places), default=0) >= _LIVES:
+    if max((places.count(place) for place in places), default=0) >= LIVES:
         with pytest.raises(type(error)):
             asyncio.run(heard(replicas))
         return
